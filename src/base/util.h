@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Small words that every room uses, and the one allocator that tests can make fail. */
+#ifndef USERKVM_BASE_UTIL_H
+#define USERKVM_BASE_UTIL_H
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+#define ARRAY_SIZE(a)			(sizeof(a) / sizeof((a)[0]))
+#define MIN(a, b)			((a) < (b) ? (a) : (b))
+#define MAX(a, b)			((a) > (b) ? (a) : (b))
+#define BIT(n)				(1ULL << (n))
+#define likely(x)			__builtin_expect(!!(x), 1)
+#define unlikely(x)			__builtin_expect(!!(x), 0)
+#define PAGE_SHIFT			12
+#define PAGE_SIZE			4096UL
+#define PAGE_OFFSET_MASK		(PAGE_SIZE - 1)
+
+/*
+ * Zeroed memory of `size` bytes, or NULL. Every allocation of the library goes through here, so that
+ * a test can make the n-th one fail (base_alloc_fail_at). Free with base_free. Takes no lock of ours.
+ */
+void *base_zalloc(size_t size);
+void *base_zalloc_aligned(size_t align, size_t size);
+void base_free(void *p);
+
+/* Test hook: the n-th allocation from now (1 = the next) fails; 0 switches it off. Per process. */
+void base_alloc_fail_at(long n);
+/* Number of allocations not yet freed; for leak checks in tests. */
+long base_alloc_live(void);
+
+/* Nanoseconds of CLOCK_MONOTONIC. */
+uint64_t base_now_ns(void);
+/* The host's TSC frequency in kHz: from CPUID 0x15/0x16 where it tells, else calibrated once (about 10 ms). */
+uint32_t base_tsc_khz(void);
+
+static inline uint64_t base_rdtsc(void)
+{
+	uint32_t lo, hi;
+
+	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
+	return ((uint64_t)hi << 32) | lo;
+}
+
+/* a * b / c with a 128-bit intermediate. */
+static inline uint64_t mul_div64(uint64_t a, uint64_t b, uint64_t c)
+{
+	return (uint64_t)((unsigned __int128)a * b / c);
+}
+
+#endif

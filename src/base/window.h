@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Windows: the only instructions that touch memory which the VMM may unmap or revoke at any moment.
+ *
+ * A window is a short piece of inline assembly [start, end) with two ways out besides falling through:
+ *   fault  where execution continues when the host says SIGSEGV or SIGBUS inside the window;
+ *   again  where it continues when a revocation (base_sig_kick) finds the PC inside the window. A plain
+ *	    access names its own start, which re-reads the revocation sequence and leaves if it moved; a bulk
+ *	    copy names a label behind its end, its registers recording the progress.
+ * The table of windows is the ELF section "ukvm_windows", sorted once at start-up. Entries are relative,
+ * so the section needs no relocation.
+ */
+#ifndef USERKVM_BASE_WINDOW_H
+#define USERKVM_BASE_WINDOW_H
+
+#include "base/util.h"
+
+struct base_window {
+	int32_t start, end, fault, again; /* each relative to its own address */
+};
+
+/* Inside an asm statement: labels are assembler labels or %l[] names. */
+#define WINDOW(start, end, fault, again)                                                                     \
+	".pushsection ukvm_windows,\"a\"\n\t.balign 4\n\t.long " start " - .\n\t.long " end                 \
+	" - .\n\t.long " fault " - .\n\t.long " again " - .\n\t.popsection\n\t"
+
+/*
+ * Looks pc up. On a hit returns true and stores where to continue. Async-signal-safe.
+ */
+bool base_window_find(uint64_t pc, uint64_t *fault, uint64_t *again);
+
+/*
+ * Copies between our memory and memory that may vanish. Return 0, or -EFAULT after a partial copy.
+ * For code that runs outside a vCPU's run (ioctls, device models); they do not look at revocation.
+ */
+int base_copy_in(void *dst, const void *unsafe_src, size_t len);
+int base_copy_out(void *unsafe_dst, const void *src, size_t len);
+/* Locked or/and/compare-exchange of a 32-bit word there; -EFAULT, or 0. cmpxchg: *old is updated. */
+int base_cmpxchg32_unsafe(uint32_t *unsafe, uint32_t *old, uint32_t val);
+int base_cmpxchg64_unsafe(uint64_t *unsafe, uint64_t *old, uint64_t val);
+
+#endif

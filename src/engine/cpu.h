@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Private to engine/: the vCPU's state, one decoded instruction, and the vocabulary that every
+ * instruction handler is written in.
+ *
+ * A handler has the form
+ *	static void op_xyz(struct engine_cpu *c, const struct insn *i)
+ * and obeys one rule: everything that can fault happens before the first change of register state
+ * (compute, then commit). Faults never return: engine_raise and the guest_* accessors leave through
+ * c->jump to the run loop, which delivers the exception with RIP at the instruction's start. On success
+ * the loop sets rip = next_rip; branches write next_rip.
+ */
+#ifndef USERKVM_ENGINE_CPU_H
+#define USERKVM_ENGINE_CPU_H
+
+#include <setjmp.h>
+
+#include "engine/engine.h"
+
+enum gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15, GPRS };
+enum seg { ES, CS, SS, DS, FS, GS, SEGS, TR = SEGS, LDTR, ALL_SEGS };
+enum exc { EXC_DE, EXC_DB, EXC_NMI, EXC_BP, EXC_OF, EXC_BR, EXC_UD, EXC_NM, EXC_DF, EXC_TS = 10, EXC_NP,
+	   EXC_SS, EXC_GP, EXC_PF, EXC_MF = 16, EXC_AC, EXC_MC, EXC_XM };
+
+#define FLAG_CF	   BIT(0)
+#define FLAG_PF	   BIT(2)
+#define FLAG_AF	   BIT(4)
+#define FLAG_ZF	   BIT(6)
+#define FLAG_SF	   BIT(7)
+#define FLAG_TF	   BIT(8)
+#define FLAG_IF	   BIT(9)
+#define FLAG_DF	   BIT(10)
+#define FLAG_OF	   BIT(11)
+#define FLAG_IOPL  (3UL << 12)
+#define FLAG_NT	   BIT(14)
+#define FLAG_RF	   BIT(16)
+#define FLAG_VM	   BIT(17)
+#define FLAG_AC	   BIT(18)
+#define FLAG_VIF   BIT(19)
+#define FLAG_VIP   BIT(20)
+#define FLAG_ID	   BIT(21)
+#define FLAGS_ARITH (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF)
+
+#define CR0_PE BIT(0)
+#define CR0_MP BIT(1)
+#define CR0_EM BIT(2)
+#define CR0_TS BIT(3)
+#define CR0_ET BIT(4)
+#define CR0_NE BIT(5)
+#define CR0_WP BIT(16)
+#define CR0_AM BIT(18)
+#define CR0_NW BIT(29)
+#define CR0_CD BIT(30)
+#define CR0_PG BIT(31)
+#define CR4_VME	       BIT(0)
+#define CR4_PVI	       BIT(1)
+#define CR4_TSD	       BIT(2)
+#define CR4_DE	       BIT(3)
+#define CR4_PSE	       BIT(4)
+#define CR4_PAE	       BIT(5)
+#define CR4_MCE	       BIT(6)
+#define CR4_PGE	       BIT(7)
+#define CR4_PCE	       BIT(8)
+#define CR4_OSFXSR     BIT(9)
+#define CR4_OSXMMEXCPT BIT(10)
+#define CR4_UMIP       BIT(11)
+#define CR4_LA57       BIT(12)
+#define CR4_FSGSBASE   BIT(16)
+#define CR4_PCIDE      BIT(17)
+#define CR4_OSXSAVE    BIT(18)
+#define CR4_SMEP       BIT(20)
+#define CR4_SMAP       BIT(21)
+#define EFER_SCE BIT(0)
+#define EFER_LME BIT(8)
+#define EFER_LMA BIT(10)
+#define EFER_NX	 BIT(11)
+
+/* Segment register with its hidden part. `attr` has the layout of the descriptor's bits 40..55. */
+struct engine_seg {
+	uint64_t base;
+	uint32_t limit; /* in bytes, after granularity */
+	uint16_t sel;
+	uint16_t attr;
+	bool unusable;
+};
+#define SEG_TYPE(a) ((a)&15)
+#define SEG_S	    BIT(4)
+#define SEG_DPL(a)  (((a) >> 5) & 3)
+#define SEG_P	    BIT(7)
+#define SEG_AVL	    BIT(12)
+#define SEG_L	    BIT(13)
+#define SEG_DB	    BIT(14)
+#define SEG_G	    BIT(15)
+
+struct engine_cpu;
+struct insn;
+typedef void (*insn_fn)(struct engine_cpu *c, const struct insn *i);
+
+enum rep { REP_NONE, REP_E, REP_NE };
+
+/* One decoded instruction: a pure function of its bytes and the mode (c->mode_key). 16-byte aligned. */
+struct insn {
+	uint8_t bytes[16];   /* zero behind len */
+	uint8_t mask[16];    /* 0xff for each byte of the instruction */
+	insn_fn exec;
+	uint64_t lin;	     /* linear address it was decoded for: the cache's key, with mode_key */
+	uint64_t imm;	     /* sign-extended as the instruction says */
+	int64_t disp;	     /* of the memory operand, or the far offset */
+	uint16_t mode_key;
+	uint16_t mnemonic;   /* ZydisMnemonic */
+	uint16_t far_sel;
+	uint8_t len;
+	uint8_t opsize;	     /* 1 2 4 8: effective operand size */
+	uint8_t adsize;	     /* 2 4 8 */
+	uint8_t seg;	     /* enum seg of the memory operand, overrides applied */
+	int8_t base, index;  /* enum gpr, -1 none, -2 RIP (base) */
+	uint8_t scale;	     /* shift: 0..3 */
+	uint8_t reg, rm;     /* ModRM.reg and .rm with REX, as gpr numbers; AH..BH are 16 + 0..3 */
+	bool mem;	     /* rm operand is memory */
+	bool lock;
+	uint8_t rep;	     /* enum rep */
+	uint8_t cc;	     /* condition of Jcc, SETcc, CMOVcc */
+	uint8_t op;	     /* for the handler's own use */
+	void *extra;	     /* the handler's: a generated stub (vector); owned by engine_code */
+};
+
+/* Translation cache: one entry per linear page (direct-mapped). A tag that cannot match is ~0. */
+struct tlb_entry {
+	uint64_t rtag, wtag, xtag; /* linear page | c->tlb_key; wtag only while a write needs no slow path */
+	uint64_t addend;	   /* host address = linear + addend */
+};
+#define TLB_ENTRIES 2048
+#define PTLB_ENTRIES 256
+
+struct ptlb_entry {
+	uint64_t gpa;	/* page address, ~0 = empty */
+	uint8_t *host;
+	bool writable;
+};
+
+/* Why the run loop was re-entered through c->jump. */
+enum leave { LEAVE_NONE, LEAVE_FAULT, LEAVE_EXIT, LEAVE_REDO };
+
+struct engine_cpu {
+	/* -- Registers -- */
+	uint64_t gpr[GPRS];
+	uint64_t rip, next_rip;
+	uint64_t rflags; /* all of it, bit 1 set */
+	struct engine_seg seg[ALL_SEGS];
+	struct { uint64_t base; uint16_t limit; } gdt, idt;
+	uint64_t cr0, cr2, cr3, cr4, efer, xcr0, xss;
+	uint64_t pdptr[4];
+	uint64_t dr[4], dr6, dr7;
+	uint64_t star, lstar, cstar, sfmask, kernel_gs_base, sysenter_cs, sysenter_esp, sysenter_eip, tsc_aux, pat;
+	struct engine_fpu *fpu; /* vector and x87 state: fpu.h */
+
+	/* -- Derived from the registers; mode_update() after any change of CR0/4, EFER, CS, RFLAGS.VM/AC, CPL -- */
+	uint8_t cpl;
+	bool long_mode;	 /* EFER.LMA */
+	bool code64;	 /* 64-bit code segment */
+	bool code32;	 /* CS.D */
+	bool stack32;	 /* SS.B (64-bit mode: ignored) */
+	bool real;	 /* !CR0.PE */
+	bool v86;
+	uint16_t mode_key;   /* what decoding depends on: 16, 32 or 64 */
+	uint64_t ip_mask;
+	uint64_t tlb_key;    /* low 12 bits of tags: generation and privilege for explicit data accesses and fetches */
+	uint64_t tlb_gen;
+
+	/* -- Control -- */
+	_Atomic uint32_t exit_word;
+	_Atomic uint64_t revoke_seq; /* bumped by engine_kick and engine_revoke */
+	uint32_t slow;	     /* SLOW_* bits: reasons to take the careful path at the next boundary */
+	unsigned shadow;     /* ENGINE_SHADOW_* in force for the next instruction */
+	bool want_window;
+	bool smm;
+	uint64_t retired;
+	sigjmp_buf *jump;
+	enum leave leave;
+	enum engine_exit exit;
+	struct engine_event fault; /* LEAVE_FAULT */
+	uint64_t fault_payload;	   /* CR2 or DR6 */
+	struct engine_event delivering; /* event under delivery, for #DF and for GET_VCPU_EVENTS */
+	bool is_delivering;
+	uint32_t debug_control; /* KVM_GUESTDBG_* */
+	uint64_t debug_dr[8];
+	struct kvm_debug_exit_arch debug_info;
+	struct engine_features feat;
+	struct engine_code *code;
+	const struct engine_port *port;
+	void *ctx;
+
+	/* -- Caches -- */
+	uint64_t fetch_page, fetch_key; /* linear page of the current code and its key; host = lin + fetch_addend */
+	uint64_t fetch_addend;
+	struct tlb_entry tlb[TLB_ENTRIES];
+	struct ptlb_entry ptlb[PTLB_ENTRIES];
+	uint64_t pcid_gen[64]; /* PCID -> tlb generation */
+	bool tlb_large;	       /* some entry stems from a large page: INVLPG flushes all */
+	struct insn *icache;   /* direct-mapped by linear address */
+};
+
+#define SLOW_TF	    1 /* RFLAGS.TF or guest debug single step */
+#define SLOW_SHADOW 2
+#define SLOW_BREAK  4 /* DR7 or guest-debug breakpoints armed */
+#define SLOW_RF	    8
+#define SLOW_STEP   16 /* engine_step */
+
+/* -- Leaving (interp.c) -- */
+_Noreturn void engine_raise(struct engine_cpu *c, enum exc vector);			/* no error code */
+_Noreturn void engine_raise_err(struct engine_cpu *c, enum exc vector, uint32_t error);
+_Noreturn void engine_raise_pf(struct engine_cpu *c, uint64_t cr2, uint32_t error);
+_Noreturn void engine_raise_db(struct engine_cpu *c, uint64_t dr6);
+_Noreturn void engine_leave(struct engine_cpu *c, enum engine_exit exit);
+/* Acts on a port's answer: OK returns, the others do not. */
+void engine_obey(struct engine_cpu *c, enum engine_status st);
+
+/* -- Guest memory (access.c, access.h for the inlines). `lin` is linear. Faults, MMIO and revocation are
+ * inside; size 1 2 4 8. Accesses may straddle pages. The default is an explicit access at c->cpl. -- */
+uint64_t guest_ld(struct engine_cpu *c, uint64_t lin, unsigned size);
+void guest_st(struct engine_cpu *c, uint64_t lin, uint64_t val, unsigned size);
+/* Implicit supervisor access: descriptor tables, TSS, and stack pushes of an event delivery to CPL 0..2. */
+uint64_t guest_ld_sys(struct engine_cpu *c, uint64_t lin, unsigned size);
+void guest_st_sys(struct engine_cpu *c, uint64_t lin, uint64_t val, unsigned size);
+/* Any length up to a few KiB. */
+void guest_read(struct engine_cpu *c, uint64_t lin, void *buf, unsigned len);
+void guest_write(struct engine_cpu *c, uint64_t lin, const void *buf, unsigned len);
+/* Raises the #PF that a write (or read) of len bytes would raise; changes nothing but A/D bits. */
+void guest_probe(struct engine_cpu *c, uint64_t lin, unsigned len, bool write);
+/* Locked compare-exchange, also across pages and on MMIO; size 1 2 4 8. True if *old matched, else *old = seen. */
+bool guest_cmpxchg(struct engine_cpu *c, uint64_t lin, uint64_t *old, uint64_t val, unsigned size);
+bool guest_cmpxchg16(struct engine_cpu *c, uint64_t lin, uint64_t old[2], const uint64_t val[2]);
+/* Linear address of the memory operand of `len` bytes: segment checks (#GP, #SS), canonicality. */
+uint64_t insn_ea(struct engine_cpu *c, const struct insn *i, unsigned len, bool write);
+/* Segment check of an offset without ModRM (strings, stack, XLAT, moffs). */
+uint64_t seg_linear(struct engine_cpu *c, enum seg s, uint64_t off, unsigned len, bool write);
+/* The offset part alone (LEA). */
+uint64_t insn_offset(struct engine_cpu *c, const struct insn *i);
+
+/* -- Paging (mmu.c) -- */
+#define ACC_READ  0
+#define ACC_WRITE 1
+#define ACC_EXEC  2
+#define ACC_SYS	  4 /* implicit supervisor */
+/* Walks, sets A/D, fills c->tlb where it may be cached; returns the host address of lin, or NULL when it is
+ * a device access (*gpa tells). Raises #PF; leaves for BADHOST. *seq is the revocation sequence of the pointer. */
+uint8_t *mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, uint64_t *gpa, uint64_t *seq);
+void mmu_flush_all(struct engine_cpu *c);
+void mmu_flush_page(struct engine_cpu *c, uint64_t lin);
+/* After a change of CR3 (noflush = bit 63 of a MOV CR3 under PCIDE) or of paging-related bits. */
+void mmu_new_cr3(struct engine_cpu *c, bool noflush);
+/* Loads PDPTEs for PAE paging from cr3; false if a reserved bit is set. */
+bool mmu_load_pdptrs(struct engine_cpu *c, uint64_t cr3, uint64_t out[4]);
+
+/* -- Mode and segments (segment.c), events (event.c), control registers (control.c) -- */
+void mode_update(struct engine_cpu *c);
+void rflags_set(struct engine_cpu *c, uint64_t val); /* writes rflags, keeps bit 1, updates slow bits and the window */
+/* Loads a data segment register with all checks of MOV Sreg/POP/LDS. */
+void seg_load(struct engine_cpu *c, enum seg s, uint16_t sel);
+void seg_set_real(struct engine_cpu *c, enum seg s, uint16_t sel);
+/* Far jump, call, return, interrupt return, INT n, and the rest of control transfer that needs descriptors. */
+void far_jump(struct engine_cpu *c, uint16_t sel, uint64_t off, unsigned opsize);
+void far_call(struct engine_cpu *c, uint16_t sel, uint64_t off, unsigned opsize);
+void far_ret(struct engine_cpu *c, unsigned opsize, uint16_t pop);
+void far_iret(struct engine_cpu *c, unsigned opsize);
+/* Delivers c->delivering; used by the run loop and engine_deliver. Raises on a fault of the delivery. */
+void event_deliver(struct engine_cpu *c);
+void event_soft_int(struct engine_cpu *c, uint8_t vector, bool int3_or_into);
+/* Sets CR0/3/4/EFER/XCR0 with the guest's checks: raise #GP. */
+void control_set_cr0(struct engine_cpu *c, uint64_t val);
+void control_set_cr3(struct engine_cpu *c, uint64_t val);
+void control_set_cr4(struct engine_cpu *c, uint64_t val);
+bool control_is_canonical(const struct engine_cpu *c, uint64_t lin);
+
+/* -- Stack: width by SS.B and mode; checks included -- */
+void stack_push(struct engine_cpu *c, uint64_t val, unsigned size);   /* commits RSP after the store */
+uint64_t stack_peek(struct engine_cpu *c, unsigned off, unsigned size); /* at RSP + off, no change */
+void stack_set(struct engine_cpu *c, uint64_t rsp);		       /* writes SP, ESP or RSP */
+uint64_t stack_get(const struct engine_cpu *c);			       /* as the width reads it */
+
+/* -- Selection: each family names the handler of a decoded instruction, or NULL if it is not its own -- */
+struct insn_decoded; /* decode.h: the Zydis instruction and its operands */
+insn_fn integer_select(struct insn *i, const struct insn_decoded *d); /* integer*.c, string.c, branch.c */
+insn_fn system_select(struct insn *i, const struct insn_decoded *d);  /* system.c */
+insn_fn vector_select(struct engine_cpu *c, struct insn *i, const struct insn_decoded *d); /* vector.c */
+
+/* -- Vector, x87 state (fpu.c) -- */
+int fpu_create(struct engine_cpu *c);
+void fpu_destroy(struct engine_cpu *c);
+void fpu_reset(struct engine_cpu *c, bool init);
+
+#endif
