@@ -1,30 +1,106 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# userkvm: one Makefile, no configure step. `make help` lists what there is.
-#
-#   B       build folder of the product (release)           default build
-#   SAN     thread | address: the suites under a sanitizer
-#   V=1     show commands
-#   CC      gcc or clang
+# userkvm: one Makefile, no configure step. `make help` lists the targets.
 
 CC      ?= gcc
 B       ?= build
 VERSION := 0.1.0
 PREFIX  ?= /usr/local
+DESTDIR ?=
 ROOMS   := base mem bus engine irq vcpu api shim
 WARN    := -Wall -Wextra -Werror -Wno-unused-parameter
-CFLAGS_ALL := -std=gnu11 -D_GNU_SOURCE -fPIC -g $(WARN) -Isrc -Iinclude -fvisibility=hidden -fno-strict-aliasing \
-              -DUSERKVM_VERSION='"$(VERSION)"' -MMD -MP $(CFLAGS)
+CFLAGS_ALL = -std=gnu11 -D_GNU_SOURCE -fPIC -g $(WARN) -Isrc -Iinclude -fvisibility=hidden -fno-strict-aliasing \
+             -DUSERKVM_VERSION='"$(VERSION)"' -MMD -MP $(CFLAGS)
 LIBS    := -lZydis -lpthread -ldl
 Q       := $(if $(V),,@)
 
 SRC     := $(foreach r,$(ROOMS),$(wildcard src/$(r)/*.c))
 CLISRC  := $(wildcard src/cli/*.c)
+UNITS   := $(foreach r,base mem bus engine irq vcpu,$(wildcard test/$(r)/*.c))
+ABI     := $(wildcard test/api/*.c) $(wildcard test/guest/*.c)
+VMM     := $(wildcard test/vmm/*.sh)
+BENCHES := $(wildcard bench/*.c)
 
-# -- Variants: release (build/), checked (build/checked: lockdep, assertions), thread, address --
+# The folder whose build the tests run: lockdep and assertions are on in every one of them.
+TB      := $(B)/$(if $(SAN),$(SAN),checked)
+# The engine's differential test is several files; a file named NAME_part.c belongs to NAME.
+tests    = $(patsubst test/%.c,%,$(filter-out $(wildcard test/*/*_part.c),$(1)))
+ALL_TESTS := $(call tests,$(UNITS) $(ABI)) $(if $(SAN),,$(patsubst test/%.sh,%,$(VMM)))
+RUN_TESTS := $(if $(T),$(T),$(ALL_TESTS))
+
+.PHONY: all check demo demo-shell bench lint install uninstall clean help tests deps-build
+all: deps-build
+	$(Q)$(MAKE) --no-print-directory $(B)/userkvm $(B)/libuserkvm.so
+
+deps-build:
+	@tools/deps.sh build
+
 include tools/variants.mk
 
-.PHONY: all clean
-all: $(B)/userkvm $(B)/libuserkvm.so
+# -- Tests --
+# Unit tests link the rooms without the shim: their own libc calls must not come back to us.
+define unit_test
+$(TB)/test/$(1): test/$(1).c $(wildcard test/$(1)_*part.c) $(TB)/rooms.a
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(CFLAGS_ALL) $$(FLAGS_$(TB)) -Itest -o $$@ $$(filter %.c,$$^) $(TB)/rooms.a -lcmocka $$(LIBS)
+endef
+$(foreach t,$(call tests,$(UNITS)),$(eval $(call unit_test,$(t))))
+# ABI tests know nothing of the library: the same binaries run on a real /dev/kvm.
+define abi_test
+$(TB)/test/$(1): test/$(1).c $(wildcard test/*.h)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(CFLAGS_ALL) $$(FLAGS_$(TB)) -Itest -o $$@ $$(filter %.c,$$^) -lcmocka -lpthread
+endef
+$(foreach t,$(call tests,$(ABI)),$(eval $(call abi_test,$(t))))
+
+tests: $(addprefix $(TB)/test/,$(call tests,$(UNITS) $(ABI))) $(TB)/userkvm $(TB)/libuserkvm.so
+
+check:
+	@tools/deps.sh check
+	$(Q)$(MAKE) --no-print-directory -j2 tests $(if $(SAN),,$(B)/userkvm $(B)/libuserkvm.so)
+	@tools/check.sh $(TB) $(RUN_TESTS)
+
+# -- Demo --
+demo demo-shell:
+	@tools/deps.sh demo
+	$(Q)$(MAKE) --no-print-directory -j2 $(B)/userkvm $(B)/libuserkvm.so
+	@tools/demo.sh $@
+
+# -- Benchmarks --
+$(B)/bench/%: bench/%.c $(B)/rooms.a
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) -O2 -Itest -o $@ $< $(B)/rooms.a $(LIBS)
+bench:
+	@tools/deps.sh bench
+	$(Q)$(MAKE) --no-print-directory -j2 $(B)/userkvm $(B)/libuserkvm.so $(BENCHES:%.c=$(B)/%)
+	@tools/bench.sh $(B)
+
+lint:
+	@tools/deps.sh lint
+	@mkdir -p build
+	@tools/lint.sh
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include \
+		$(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(B)/userkvm $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(B)/libuserkvm.so $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 include/userkvm.h $(DESTDIR)$(PREFIX)/include/
+	install -m 644 doc/userkvm.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' tools/userkvm.pc.in \
+		>$(DESTDIR)$(PREFIX)/lib/pkgconfig/userkvm.pc
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/userkvm $(DESTDIR)$(PREFIX)/lib/libuserkvm.so \
+		$(DESTDIR)$(PREFIX)/include/userkvm.h $(DESTDIR)$(PREFIX)/share/man/man1/userkvm.1 \
+		$(DESTDIR)$(PREFIX)/lib/pkgconfig/userkvm.pc
 
 clean:
 	rm -rf $(B)
+
+help:
+	@echo "make                    build/userkvm and build/libuserkvm.so"
+	@echo "make demo               boots Debian's cloud kernel in QEMU on userkvm; demo-shell: with a shell"
+	@echo "make check [T=room/name] [SAN=thread|address]"
+	@echo "make bench              benchmarks against their baselines"
+	@echo "make lint               format, floors, sizes, static analysis"
+	@echo "make install PREFIX=    binary, library, header, pkg-config file, man page"

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Compile rules per variant. $(1) = folder, $(2) = extra compile flags, $(3) = extra link flags.
+# Compile rules per variant. $(1) = folder, $(2) = extra flags for compiling and linking.
 # src/engine is built without the red zone: its handlers push flags inside inline assembly.
 
 define variant
+FLAGS_$(1) := $(2)
 $(1)/obj/%.o: src/%.c
 	@mkdir -p $$(@D)
 	$$(Q)$$(CC) $$(CFLAGS_ALL) $(2) $$(if $$(findstring src/engine/,$$<),-mno-red-zone) -c $$< -o $$@
-$(1)/libuserkvm.so: $$(SRC:src/%.c=$(1)/obj/%.o)
-	$$(Q)$$(CC) -shared -Wl,-z,defs -Wl,--no-undefined $(3) -o $$@ $$^ $$(LIBS)
-$(1)/libuserkvm.a: $$(SRC:src/%.c=$(1)/obj/%.o)
+$(1)/libuserkvm.so: $$(SRC:src/%.c=$(1)/obj/%.o) tools/exports.map
+	$$(Q)$$(CC) -shared -Wl,-z,now -Wl,--version-script=tools/exports.map $(2) -o $$@ $$(filter %.o,$$^) $$(LIBS)
+$(1)/rooms.a: $$(filter-out $(1)/obj/shim/%,$$(SRC:src/%.c=$(1)/obj/%.o))
 	$$(Q)rm -f $$@ && ar rcs $$@ $$^
 $(1)/userkvm: $$(CLISRC:src/%.c=$(1)/obj/%.o) $(1)/libuserkvm.so
-	$$(Q)$$(CC) $(3) -o $$@ $$(CLISRC:src/%.c=$(1)/obj/%.o) -L$(1) -luserkvm -Wl,-rpath,'$$$$ORIGIN' -Wl,-rpath,'$$$$ORIGIN/../lib' $$(LIBS)
+	$$(Q)$$(CC) $(2) -o $$@ $$(CLISRC:src/%.c=$(1)/obj/%.o) -L$(1) -luserkvm \
+		-Wl,-rpath,'$$$$ORIGIN' -Wl,-rpath,'$$$$ORIGIN/../lib' $$(LIBS)
 -include $$(SRC:src/%.c=$(1)/obj/%.d) $$(CLISRC:src/%.c=$(1)/obj/%.d)
 endef
 
-$(eval $(call variant,$(B),-O2,))
-$(eval $(call variant,$(B)/checked,-O2 -DUSERKVM_CHECKED,))
-$(eval $(call variant,$(B)/thread,-O1 -DUSERKVM_CHECKED -fsanitize=thread,-fsanitize=thread))
-$(eval $(call variant,$(B)/address,-O1 -DUSERKVM_CHECKED -fsanitize=address,-fsanitize=address))
+$(eval $(call variant,$(B),-O2))
+$(eval $(call variant,$(B)/checked,-O2 -DUSERKVM_CHECKED))
+$(eval $(call variant,$(B)/thread,-O1 -DUSERKVM_CHECKED -fsanitize=thread))
+$(eval $(call variant,$(B)/address,-O1 -DUSERKVM_CHECKED -fsanitize=address))

@@ -1,0 +1,51 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Runs tests and counts. tools/check.sh VARIANT-FOLDER TEST...   (TEST = room/name, as `make check T=` takes it)
+# A cmocka program counts case by case; a script counts as one: exit 0 passed, 77 skipped, else failed.
+# Every program's output is kept in VARIANT/log/room/name.log; failures are shown.
+set -u
+B=$1
+shift
+passed=0 failed=0 skipped=0 bad=
+count() { grep -c "$1" "$2" || true; }
+
+for t in "$@"; do
+	log=$B/log/$t.log
+	mkdir -p "$(dirname "$log")"
+	start=$(date +%s%N)
+	limit=${TEST_TIMEOUT:-240}
+	if [ -x "test/$t.sh" ]; then
+		USERKVM_BUILD=$B timeout -k 5 "${TEST_TIMEOUT:-900}" "test/$t.sh" >"$log" 2>&1 </dev/null
+		rc=$?
+		ok=0 ko=0 sk=0
+		case $rc in 0) ok=1 ;; 77) sk=1 ;; *) ko=1 ;; esac
+	else
+		case $t in
+		api/* | guest/*) set -- "$B/userkvm" run "$B/test/$t" ;;
+		*) set -- "$B/test/$t" ;;
+		esac
+		timeout -k 5 "$limit" "$@" >"$log" 2>&1 </dev/null
+		rc=$?
+		ok=$(count '\[       OK \]' "$log")
+		sk=$(count '^\[  SKIPPED \] [a-z]' "$log")
+		ko=$(count '^\[  FAILED  \] [a-z].*' "$log")
+		ko=$((ko > 0 ? 1 : 0))
+		# A crash, a time-out, or no case at all is a failure however far it got.
+		if [ $rc -ne 0 ] && [ $ko -eq 0 ]; then ko=1; fi
+		if [ $ok -eq 0 ] && [ $sk -eq 0 ] && [ $ko -eq 0 ]; then ko=1; fi
+	fi
+	ms=$((($(date +%s%N) - start) / 1000000))
+	passed=$((passed + ok)) failed=$((failed + ko)) skipped=$((skipped + sk))
+	if [ $ko -gt 0 ]; then
+		bad="$bad $t"
+		echo "FAIL $t ($ms ms, exit $rc)"
+		tail -25 "$log" | sed 's/^/     | /'
+	elif [ "$ok" -eq 0 ]; then
+		echo "skip $t ($ms ms): $(tail -1 "$log")"
+	else
+		echo "ok   $t ($ms ms, $ok passed$([ "$sk" -gt 0 ] && echo ", $sk skipped"))"
+	fi
+done
+[ -n "$bad" ] && echo "failed:$bad"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,21 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# make lint: formatting, floors, sizes, generated documents up to date, static analysis.
+cd "$(dirname "$0")/.." || exit 2
+rc=0
+files=$(git ls-files 'src/*.[ch]' 'test/*.[ch]' 'bench/*.[ch]' 'include/*.h')
+# shellcheck disable=SC2086
+out=$(clang-format --dry-run $files 2>&1 | grep -E 'warning:' | cut -d: -f1 | sort | uniq -c)
+[ -z "$out" ] || { echo "clang-format would change:"; echo "$out"; rc=1; }
+tools/floors.sh || rc=1
+tools/sizes.sh || rc=1
+for g in tools/gen-*; do
+	[ -x "$g" ] || continue
+	"$g" --check || { echo "$g: the document is not what the source says"; rc=1; }
+done
+cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 -j2 \
+	--suppressions-list=tools/cppcheck.txt -Isrc -Iinclude -D_GNU_SOURCE src 2>build/cppcheck.log || {
+	cat build/cppcheck.log
+	rc=1
+}
+exit $rc
