@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Memory that tests can make fail, the clock, and the TSC's frequency. */
+#include "base/util.h"
+
+#include <cpuid.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "base/sys.h"
+
+/* In front of every block: where it came from. */
+struct block {
+	void *raw;
+	size_t mapped; /* bytes mapped, 0 = from calloc */
+};
+
+#define BLOCK_ALIGN 16
+
+/*
+ * From here on blocks are mapped: untouched pages then cost nothing. The leak checker of ASan does not look
+ * into foreign mappings, so under it everything is calloc's.
+ */
+#if defined(__SANITIZE_ADDRESS__)
+#define MAP_FROM SIZE_MAX
+#else
+#define MAP_FROM (128UL << 10)
+#endif
+
+static _Atomic long fail_at;
+static _Atomic long live;
+
+_Static_assert(sizeof(struct block) == BLOCK_ALIGN, "a block's header keeps malloc's alignment");
+
+/* True if a test wants this allocation to fail. */
+static bool told_to_fail(void)
+{
+	if (likely(atomic_load_explicit(&fail_at, memory_order_relaxed) <= 0))
+		return false;
+	return atomic_fetch_sub(&fail_at, 1) == 1;
+}
+
+/* `total` zeroed bytes from the kernel, or NULL. */
+static void *map_zeroed(size_t total)
+{
+	long p = sys_call(SYS_mmap, 0, total, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p < 0 && p > -4096 ? NULL : (void *)p;
+}
+
+void *base_zalloc_aligned(size_t align, size_t size)
+{
+	size_t total;
+	struct block b;
+	char *p;
+
+	align = MAX(align, (size_t)BLOCK_ALIGN);
+	if (size > PTRDIFF_MAX - 2 * align || told_to_fail())
+		return NULL;
+	total = size + align + (align > BLOCK_ALIGN ? BLOCK_ALIGN : 0);
+	b.mapped = total >= MAP_FROM ? (total + PAGE_OFFSET_MASK) & ~PAGE_OFFSET_MASK : 0;
+	b.raw = b.mapped ? map_zeroed(b.mapped) : calloc(1, total);
+	if (!b.raw)
+		return NULL;
+	p = (char *)(((uintptr_t)b.raw + sizeof(b) + align - 1) & ~(align - 1));
+	memcpy(p - sizeof(b), &b, sizeof(b));
+	atomic_fetch_add_explicit(&live, 1, memory_order_relaxed);
+	return p;
+}
+
+void *base_zalloc(size_t size)
+{
+	return base_zalloc_aligned(BLOCK_ALIGN, size);
+}
+
+void base_free(void *p)
+{
+	struct block b;
+
+	if (!p)
+		return;
+	memcpy(&b, (char *)p - sizeof(b), sizeof(b));
+	atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
+	if (b.mapped)
+		sys_call(SYS_munmap, b.raw, b.mapped);
+	else
+		free(b.raw);
+}
+
+void base_alloc_fail_at(long n)
+{
+	atomic_store(&fail_at, n);
+}
+
+long base_alloc_live(void)
+{
+	return atomic_load(&live);
+}
+
+uint64_t base_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* -- TSC frequency -- */
+
+struct tsc_sample {
+	uint64_t ns, tsc;
+};
+
+/* The tightest of a few (clock, TSC) pairs, so that a preemption between the two does not count. */
+static struct tsc_sample tsc_sample(void)
+{
+	struct tsc_sample best = {0};
+	uint64_t width = UINT64_MAX;
+	struct timespec ts;
+
+	for (int i = 0; i < 16; i++) {
+		uint64_t before = base_rdtsc(), after;
+
+		clock_gettime(CLOCK_MONOTONIC_RAW, &ts);
+		after = base_rdtsc();
+		if (after - before >= width)
+			continue;
+		width = after - before;
+		best.tsc = before + width / 2;
+		best.ns = (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+	}
+	return best;
+}
+
+/* TSC ticks per millisecond, measured over `ns` nanoseconds. */
+static uint32_t tsc_measure(uint64_t ns)
+{
+	struct tsc_sample a = tsc_sample(), b;
+
+	do {
+		b = tsc_sample();
+	} while (b.ns - a.ns < ns);
+	return (uint32_t)mul_div64(b.tsc - a.tsc, 1000000, b.ns - a.ns);
+}
+
+/*
+ * What CPUID leaf 0x15 says (SDM 3B 19.7.3), with the crystal derived from leaf 0x16 where it is not named;
+ * 0 = nothing.
+ */
+static uint32_t tsc_told(void)
+{
+	uint32_t den, num, hz, edx, mhz, b, c, d;
+
+	if (!__get_cpuid(0x15, &den, &num, &hz, &edx) || !den || !num)
+		return 0;
+	if (hz)
+		return (uint32_t)mul_div64(hz, num, (uint64_t)den * 1000);
+	if (!__get_cpuid(0x16, &mhz, &b, &c, &d))
+		return 0;
+	return (mhz & 0xffff) * 1000;
+}
+
+uint32_t base_tsc_khz(void)
+{
+	static _Atomic uint32_t cached;
+	uint32_t khz = atomic_load(&cached), told, seen;
+
+	if (khz)
+		return khz;
+	told = tsc_told();
+	/* A hypervisor may pass on leaves that do not describe the clock its guest sees: believe, but look.
+	 */
+	seen = tsc_measure(told ? 1000000 : 10000000);
+	if (told && told / 2000 >= (told > seen ? told - seen : seen - told))
+		khz = told;
+	else
+		khz = told ? tsc_measure(10000000) : seen;
+	atomic_store(&cached, khz);
+	return khz;
+}
