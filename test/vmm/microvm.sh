@@ -1,0 +1,8 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# QEMU microvm boots Debian's cloud kernel to init, 1 and 2 vCPUs.	make check T=vmm/microvm
+. "$(dirname "$0")/lib.sh"
+boot microvm-1 200 -M microvm,accel=kvm
+boot microvm-2 200 -M microvm,accel=kvm -smp 2
+grep -aq 'init.* 2 cpu' "$W/microvm-2.log" || fail "no second CPU"
+no_reports
