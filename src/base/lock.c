@@ -5,7 +5,6 @@
 #include <limits.h>
 
 #include "base/lock_raw.h"
-#include "base/log.h"
 #include "base/sys.h"
 
 #define SPIN_ROUNDS 100 /* about 3 us: longer than any spinlock section, shorter than a wake-up */
@@ -69,12 +68,6 @@ void raw_unlock(_Atomic uint32_t *word)
 static void set_owner(struct mutex *m, bool own)
 {
 	atomic_store_explicit(&m->owner, own ? (void *)pthread_self() : NULL, memory_order_relaxed);
-}
-
-void lock_assert_held(const struct mutex *m)
-{
-	if (atomic_load_explicit(&m->owner, memory_order_relaxed) != (void *)pthread_self())
-		base_bug("a function was called without the lock that it needs");
 }
 #else
 #define note_acquire(role, lock, mode) ((void)0)

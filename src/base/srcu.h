@@ -13,8 +13,10 @@
 #define USERKVM_BASE_SRCU_H
 
 #include "base/lock.h"
+#include "base/loop.h"
 
 #define SRCU_STRIPES 32
+#define SRCU_BACKLOG 64 /* deferred callbacks of a domain at most, before srcu_call waits */
 
 struct srcu_stripe {
 	_Atomic uint64_t lock[2];   /* sections entered, per phase */
@@ -25,17 +27,21 @@ struct srcu_stripe {
 struct srcu_head {
 	struct srcu_head *next;
 	void (*func)(struct srcu_head *head);
-	uint64_t seq;
+	uint64_t seq; /* the grace period after whose end func may run */
 };
 
 struct srcu {
-	_Atomic uint32_t phase;
-	_Atomic uint64_t completed; /* grace periods ended */
+	_Atomic uint32_t phase;	    /* bit 0: which counters new readers use */
+	_Atomic uint32_t waiting;   /* a grace period sleeps until a reader leaves; futex */
+	_Atomic uint64_t started;   /* grace periods begun; changed under gp */
+	_Atomic uint64_t completed; /* grace periods ended; changed under gp */
 	uint32_t role;
-	struct mutex gp;	 /* one grace period at a time */
-	struct spinlock cb_lock; /* guards the list below */
+	_Atomic uint32_t gp; /* raw lock: one grace period at a time; the checker sees it as the domain */
+	_Atomic uint32_t running; /* raw lock: one thread runs callbacks at a time */
+	struct spinlock cb_lock;  /* guards the list below */
 	struct srcu_head *cb_first, **cb_last;
 	unsigned cb_count;
+	struct loop_timer later; /* runs due callbacks if nobody else comes by */
 	struct srcu_stripe *stripes;
 };
 
@@ -49,10 +55,11 @@ int srcu_read_lock(struct srcu *s);
 void srcu_read_unlock(struct srcu *s, int idx);
 /* Returns when every read section that was open at the call has ended. Runs due callbacks. May sleep. */
 void srcu_synchronize(struct srcu *s);
-/* Calls func(head) after a grace period, from some later call_srcu, synchronize or barrier, or from the
- * event loop. Never waits, unless 64 callbacks are pending already: then it synchronises. */
+/* Calls func(head) after a grace period, from some later call, synchronize or barrier, or from the event
+ * loop. Does not wait, unless SRCU_BACKLOG callbacks are pending already: then it synchronises; so it may
+ * not be called inside a read section of s. func must not wait for s. */
 void srcu_call(struct srcu *s, struct srcu_head *head, void (*func)(struct srcu_head *head));
-/* Returns when every callback queued before the call has run. */
+/* Returns when every callback queued before the call has run. Not from a callback. */
 void srcu_barrier(struct srcu *s);
 /* True if this thread is in a read section of s (checked builds; true otherwise). */
 bool srcu_read_held(const struct srcu *s);
