@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The table of windows, and the copies that use one. */
+#include "base/window.h"
+
+#include <sys/mman.h>
+
+#include "base/sys.h"
+
+/* Bounds of the section, made by the linker; this file's own windows keep it from being absent. */
+extern const struct base_window __start_ukvm_windows[] __attribute__((visibility("hidden")));
+extern const struct base_window __stop_ukvm_windows[] __attribute__((visibility("hidden")));
+
+struct window {
+	uint64_t start, end, fault, again;
+};
+
+static const struct window *sorted; /* by start; NULL until the constructor ran */
+static size_t nwindows;
+
+/* An entry with its offsets made absolute. */
+static struct window resolve(const struct base_window *w)
+{
+	return (struct window){
+	    .start = (uint64_t)&w->start + (uint64_t)(int64_t)w->start,
+	    .end = (uint64_t)&w->end + (uint64_t)(int64_t)w->end,
+	    .fault = (uint64_t)&w->fault + (uint64_t)(int64_t)w->fault,
+	    .again = (uint64_t)&w->again + (uint64_t)(int64_t)w->again,
+	};
+}
+
+/* Sorts by start: shell sort, since libc's qsort may allocate. */
+static void sort_windows(struct window *t, size_t n)
+{
+	for (size_t gap = n / 2; gap; gap /= 2) {
+		for (size_t i = gap; i < n; i++) {
+			struct window w = t[i];
+			size_t j = i;
+
+			for (; j >= gap && t[j - gap].start > w.start; j -= gap)
+				t[j] = t[j - gap];
+			t[j] = w;
+		}
+	}
+}
+
+/* Builds the sorted table before main; without memory for it, look-ups go through the section itself. */
+static __attribute__((constructor(101))) void window_prepare(void)
+{
+	size_t n = (size_t)(__stop_ukvm_windows - __start_ukvm_windows);
+	long p = sys_call(SYS_mmap, 0, n * sizeof(struct window), PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct window *t = (struct window *)p;
+
+	if (p < 0 && p > -4096)
+		return;
+	for (size_t i = 0; i < n; i++)
+		t[i] = resolve(&__start_ukvm_windows[i]);
+	sort_windows(t, n);
+	sys_call(SYS_mprotect, t, n * sizeof(*t), PROT_READ);
+	nwindows = n;
+	sorted = t;
+}
+
+/* Linear look-up in the section. */
+static bool find_unsorted(uint64_t pc, struct window *out)
+{
+	for (const struct base_window *w = __start_ukvm_windows; w < __stop_ukvm_windows; w++) {
+		*out = resolve(w);
+		if (pc >= out->start && pc < out->end)
+			return true;
+	}
+	return false;
+}
+
+/* Binary look-up: windows do not overlap, so the last one that starts at or before pc decides. */
+static __attribute__((no_sanitize("thread"))) bool find_sorted(uint64_t pc, struct window *out)
+{
+	size_t lo = 0, hi = nwindows;
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (sorted[mid].start <= pc)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (!lo || pc >= sorted[lo - 1].end)
+		return false;
+	*out = sorted[lo - 1];
+	return true;
+}
+
+__attribute__((no_sanitize("thread"))) bool base_window_find(uint64_t pc, uint64_t *fault, uint64_t *again)
+{
+	struct window w;
+
+	if (!(sorted ? find_sorted(pc, &w) : find_unsorted(pc, &w)))
+		return false;
+	*fault = w.fault;
+	*again = w.again;
+	return true;
+}
+
+/* -- Copies -- */
+
+/* A bulk copy; returns the number of bytes not copied. A fault leaves the count in RCX; so does a revocation,
+ * which goes on where it was. */
+static size_t copy_bytes(void *dst, const void *src, size_t len)
+{
+	__asm__ volatile("1:\n\trep movsb\n2:\n" WINDOW("1b", "2b", "2b", "1b")
+			 : "+D"(dst), "+S"(src), "+c"(len)
+			 :
+			 : "memory");
+	return len;
+}
+
+/* The error that the accesses below preset, and clear when they got through. */
+#define DEFINE_LOAD(bits, suffix, mod)                                                            \
+	static int load##bits(void *dst, const void *src)                                         \
+	{                                                                                         \
+		int err = -EFAULT;                                                                \
+		uint##bits##_t v = 0;                                                             \
+                                                                                                  \
+		__asm__ volatile("1:\n\tmov" suffix " (%[p]), %" mod                              \
+				 "[v]\n2:\n\txor %[e], %[e]\n3:\n" WINDOW("1b", "2b", "3b", "1b") \
+				 : [v] "+q"(v), [e] "+r"(err)                                     \
+				 : [p] "r"(src)                                                   \
+				 : "memory", "cc");                                               \
+		memcpy(dst, &v, sizeof(v));                                                       \
+		return err;                                                                       \
+	}
+#define DEFINE_STORE(bits, suffix, mod)                                                                   \
+	static int store##bits(void *dst, const void *src)                                                \
+	{                                                                                                 \
+		int err = -EFAULT;                                                                        \
+		uint##bits##_t v;                                                                         \
+                                                                                                          \
+		memcpy(&v, src, sizeof(v));                                                               \
+		__asm__ volatile("1:\n\tmov" suffix " %" mod                                              \
+				 "[v], (%[p])\n2:\n\txor %[e], %[e]\n3:\n" WINDOW("1b", "2b", "3b", "1b") \
+				 : [e] "+r"(err)                                                          \
+				 : [p] "r"(dst), [v] "q"(v)                                               \
+				 : "memory", "cc");                                                       \
+		return err;                                                                               \
+	}
+DEFINE_LOAD(16, "w", "w")
+DEFINE_LOAD(32, "l", "k")
+DEFINE_LOAD(64, "q", "q")
+DEFINE_STORE(16, "w", "w")
+DEFINE_STORE(32, "l", "k")
+DEFINE_STORE(64, "q", "q")
+
+int base_copy_in(void *dst, const void *unsafe_src, size_t len)
+{
+	/* A word in one access: other threads write flags and counters there. */
+	switch (len) {
+	case 2: return load16(dst, unsafe_src);
+	case 4: return load32(dst, unsafe_src);
+	case 8: return load64(dst, unsafe_src);
+	default: return copy_bytes(dst, unsafe_src, len) ? -EFAULT : 0;
+	}
+}
+
+int base_copy_out(void *unsafe_dst, const void *src, size_t len)
+{
+	switch (len) {
+	case 2: return store16(unsafe_dst, src);
+	case 4: return store32(unsafe_dst, src);
+	case 8: return store64(unsafe_dst, src);
+	default: return copy_bytes(unsafe_dst, src, len) ? -EFAULT : 0;
+	}
+}
+
+int base_cmpxchg32_unsafe(uint32_t *unsafe, uint32_t *old, uint32_t val)
+{
+	uint32_t seen = *old;
+	int err = -EFAULT;
+
+	__asm__ volatile(
+	    "1:\n\tlock cmpxchgl %[v], (%[p])\n2:\n\tmovl $0, %[e]\n3:\n" WINDOW("1b", "2b", "3b", "1b")
+	    : "+a"(seen), [e] "+r"(err)
+	    : [p] "r"(unsafe), [v] "r"(val)
+	    : "memory", "cc");
+	*old = seen;
+	return err;
+}
+
+int base_cmpxchg64_unsafe(uint64_t *unsafe, uint64_t *old, uint64_t val)
+{
+	uint64_t seen = *old;
+	int err = -EFAULT;
+
+	__asm__ volatile(
+	    "1:\n\tlock cmpxchgq %[v], (%[p])\n2:\n\tmovl $0, %[e]\n3:\n" WINDOW("1b", "2b", "3b", "1b")
+	    : "+a"(seen), [e] "+r"(err)
+	    : [p] "r"(unsafe), [v] "r"(val)
+	    : "memory", "cc");
+	*old = seen;
+	return err;
+}
