@@ -39,7 +39,7 @@
 
 /* An exception on its way to the guest, as KVM_GET_VCPU_EVENTS tells it. */
 struct vcpu_exception {
-	bool pending;  /* raised, its payload not yet in CR2/DR6 */
+	bool pending;  /* raised, its payload not yet in CR2 or DR6 */
 	bool injected; /* to be delivered (again) */
 	bool has_error, has_payload;
 	uint8_t vector;
@@ -50,19 +50,19 @@ struct vcpu_exception {
 struct vcpu_events {
 	struct vcpu_exception exc;
 	struct {
-		bool injected, soft; /* chosen and acknowledged, not yet delivered */
+		bool injected; /* chosen and acknowledged, not yet delivered */
+		bool soft;     /* an INT n whose delivery was interrupted */
 		uint8_t vector;
-		uint8_t insn_len;
 	} irq;
 	struct {
 		bool injected, masked;
 		unsigned pending; /* 0..2 */
 	} nmi;
 	struct {
-		bool pending, in_smm, latched_init;
+		bool pending, in_smm;
+		bool inside_nmi; /* NMIs were masked when the SMI came */
 	} smi;
-	uint8_t sipi_vector;
-	int extint; /* KVM_INTERRUPT with irqchip off or split: vector, -1 none */
+	int extint; /* KVM_INTERRUPT with a split irqchip: vector, -1 = none */
 };
 
 /* Waiting for the VMM: how to take its answer out of kvm_run at the next KVM_RUN. */
@@ -71,7 +71,12 @@ struct vcpu_pending {
 	void (*complete)(struct vcpu *v);
 	uint64_t linear_rip;	   /* the answer is dropped if the VMM moved RIP */
 	struct vcpu_access access; /* what complete() finishes */
+	bool delivering;	   /* it stopped an event's delivery, not an instruction */
+	bool early;		   /* complete before KVM_RUN returns: OUT 7E quirk */
 };
+
+#define VCPU_EVENT_INIT BIT(0) /* vcpu->init_sipi */
+#define VCPU_EVENT_SIPI BIT(1)
 
 struct vcpu {
 	struct vcpu_vm *vm;
@@ -82,18 +87,26 @@ struct vcpu {
 	unsigned index;
 	struct mutex mutex;
 
+	/* Any thread. */
 	_Atomic uint64_t requests;
-	_Atomic uint32_t nmi_queued;
-	_Atomic uint32_t sipi_latch;	 /* vector of the latest SIPI */
+	_Atomic uint32_t nmi_queued;	 /* NMIs not yet seen by event_collect */
+	_Atomic uint32_t init_sipi;	 /* VCPU_EVENT_*; latched while in SMM */
+	_Atomic uint32_t sipi_vector;	 /* written before VCPU_EVENT_SIPI is set */
 	_Atomic uint64_t eoi_vectors[4]; /* VCPU_REQ_EOI_EXIT */
-	_Atomic int in_guest_tid;	 /* thread inside the run section, 0 = outside; see flush.c */
-	_Atomic uint32_t mp_state;	 /* KVM_MP_STATE_*; written by the owner, read by anybody */
+	_Atomic bool unhalted;		 /* KVM_HC_KICK_CPU: one HLT is over */
+	_Atomic int in_guest_tid;	 /* thread that may use host pointers, 0 = none: flush.c */
+	_Atomic bool waiting;		 /* sleeps on exit_word */
+	_Atomic uint32_t mp_state;	 /* KVM_MP_STATE_*; written by the owner */
 	_Atomic uint32_t *exit_word;	 /* engine_exit_word(cpu) */
 
 	struct vcpu_events ev;
 	struct vcpu_pending pending;
 	struct vcpu_replay replay;
-	int run_result; /* what vcpu_run returns when a port call asked to leave */
+	int run_result;	 /* what vcpu_run returns when a port call stopped the engine */
+	bool completing; /* poll says go on until the stopped instruction is done */
+	bool step_once;	 /* an event waits for the end of an interrupt shadow */
+	bool hlt_active; /* HLT without exit, APIC in the VMM: waits for an event */
+	uint8_t bp_len;	 /* length of the INT3 that the last KVM_EXIT_DEBUG reported */
 
 	bool has_sigmask;
 	sigset_t sigmask;
@@ -101,13 +114,13 @@ struct vcpu {
 	uint32_t smbase;
 	uint64_t apic_base; /* with the APIC in the VMM */
 	uint64_t cr8;	    /* with the APIC in the VMM */
-	bool tpr_reporting;
+	bool tpr_reporting; /* KVM_TPR_ACCESS_REPORTING */
+	bool set_tpr_exit;  /* CR8 fell with the APIC in the VMM: KVM_EXIT_SET_TPR is due */
 	uint64_t vapic_addr;
 	struct {
 		uint64_t rip;
 		bool write;
 	} tpr_access;
-	bool exit_on_msr_pending; /* reserved for msr.c */
 
 	struct vcpu_cpuid cpuid;
 	struct vcpu_msrs msr;
@@ -139,23 +152,63 @@ static inline unsigned vcpu_as(const struct vcpu *v)
 }
 /* Power-on state, or INIT. */
 void vcpu_reset(struct vcpu *v, bool init);
+/* A vCPU of the VM by APIC id, or NULL. Any thread. */
+struct vcpu *vcpu_by_id(struct vcpu_vm *vm, uint32_t id);
 
 /* -- port.c -- */
 extern const struct engine_port vcpu_engine_port;
 /*
- * A port call must ask the VMM: kvm_run is filled by the caller (exit_reason included); a is remembered
- * and complete() runs at the next KVM_RUN: it reads kvm_run and calls replay_add with the answer; then the
- * instruction is executed again and the same port call finds the answer by replay_find.
+ * A port call must ask the VMM: the caller has filled kvm_run (exit_reason included); a is remembered and
+ * complete() runs at the next KVM_RUN: it reads kvm_run and calls replay_add with the answer. Then the
+ * instruction is executed again and the same port call finds the answer by replay_find. The port call
+ * returns this function's result.
  */
 enum engine_status vcpu_stop(struct vcpu *v, const struct vcpu_access *a, void (*complete)(struct vcpu *v));
+/* The same for leaving KVM_RUN with a result (0: kvm_run is filled) and nothing to complete. */
+enum engine_status vcpu_stop_result(struct vcpu *v, int result);
+
+/* -- run.c -- */
+/* What an engine exit means for KVM_RUN: 1 = go on, 0 = kvm_run is filled, -errno. */
+int run_exit(struct vcpu *v, enum engine_exit x);
 
 /* -- event.c -- */
-/* Queues an exception for injection at the next entry. */
+/* Queues an exception for injection at the next entry (a pending one becomes #DF as on a CPU). */
 void event_queue(struct vcpu *v, uint8_t vector, bool has_error, uint32_t error);
+/* Takes NMI and SMI requests into v->ev. */
+void event_collect(struct vcpu *v);
+/* True if a halted vCPU has a reason to run. */
+bool event_wakes(struct vcpu *v);
+/* Acts on a latched INIT and SIPI. */
+void event_init_sipi(struct vcpu *v);
+/* Delivers what can be delivered now and arranges windows for the rest; as run_exit. Inside the section. */
+int event_inject(struct vcpu *v);
+/* KVM_RUN's ready_for_interrupt_injection, for an irqchip that is not whole in the library. */
+bool event_dm_ready(struct vcpu *v);
+/* kvmvapic: takes the guest's TPR from the page that KVM_SET_VAPIC_ADDR named; puts TPR, ISR and IRR there.
+ */
+void event_vapic_from(struct vcpu *v);
+void event_vapic_to(struct vcpu *v);
 
 /* -- smm.c -- */
+/* Saves state at SMBASE and enters SMM. 0, or -EFAULT (SMRAM has no memory: the guest is lost). */
 int smm_enter(struct vcpu *v);
 enum engine_status smm_leave(struct vcpu *v);
+/* Enters or leaves the SMM address space without touching registers. */
+void smm_switch(struct vcpu *v, bool smm);
+
+/* -- state.c -- */
+uint64_t vcpu_get_apic_base(const struct vcpu *v);
+/* IA32_APIC_BASE by the guest or (host) by the VMM: -EINVAL = #GP. */
+int vcpu_set_apic_base(struct vcpu *v, uint64_t base, bool host);
+uint64_t vcpu_get_cr8(const struct vcpu *v);
+int vcpu_set_cr8(struct vcpu *v, uint64_t cr8); /* -EINVAL reserved bits */
+
+/* -- flush.c -- */
+/* Between these two host pointers may be held and SIG_KICK finds engine_kick: revocation is obeyed. */
+void guest_enter(struct vcpu *v);
+void guest_leave(struct vcpu *v);
+/* Obeys a revocation on the vCPU's own thread. */
+void guest_revoke(struct vcpu *v);
 
 /* -- cpuid.c -- */
 enum engine_status vcpu_cpuid_port(struct vcpu *v, uint32_t regs[4]);
@@ -166,8 +219,11 @@ const struct kvm_cpuid_entry2 *cpuid_find(const struct vcpu *v, uint32_t functio
 const struct engine_features *cpuid_features(const struct vcpu *v);
 /* Frees what vcpu_set_cpuid allocated. */
 void cpuid_destroy(struct vcpu *v);
+/* Process-wide tables. */
+int cpuid_init(void);
 
-/* -- msr.c: 0, -EINVAL = #GP, -ENOENT unknown -- */
+/* -- msr.c (and the ioctls vcpu_get/set_msrs, vcpu_setup_mce, vcpu_set_mce): 0, -EINVAL = #GP, -ENOENT
+ * unknown -- */
 int vcpu_rdmsr(struct vcpu *v, uint32_t index, uint64_t *val, bool host);
 int vcpu_wrmsr(struct vcpu *v, uint32_t index, uint64_t val, bool host);
 /* The guest's RDMSR and WRMSR: filter and exits to the VMM included. */
@@ -181,9 +237,8 @@ int msr_vm_init(struct vcpu_vm *vm);
 void msr_vm_destroy(struct vcpu_vm *vm);
 /* Process-wide tables (lists of MSRs). */
 int msr_init(void);
-int cpuid_init(void);
 
-/* -- clock.c -- */
+/* -- clock.c (and the ioctls on TSC, KVM clock, KVM_KVMCLOCK_CTRL, vcpu_*_attr) -- */
 int clock_vm_init(struct vcpu_vm *vm);
 void clock_vm_destroy(struct vcpu_vm *vm);
 void clock_vcpu_init(struct vcpu *v);
@@ -191,7 +246,7 @@ uint64_t clock_guest_tsc(struct vcpu *v);
 /* CLOCK_MONOTONIC ns at which the guest's TSC reaches the value. Any thread. */
 uint64_t clock_tsc_deadline_ns(struct vcpu *v, uint64_t tsc);
 
-/* -- pv.c -- */
+/* -- pv.c (and vcpu_enable_cap) -- */
 /* On the vCPU's thread outside guest execution, no lock but vcpu->mutex; cheap when nothing was requested. */
 void pv_before_entry(struct vcpu *v);
 /* After the guest stopped running: PV EOI settled, steal time marked preempted where it applies. */

@@ -21,20 +21,23 @@ struct vcpu_access {
 	uint8_t data[8]; /* MMIO and MSR: the value read or written */
 };
 
-#define REPLAY_MAX 128 /* an XSAVE or a 64-byte vector store to MMIO, 8 bytes at a time, straddling */
+#define REPLAY_FIRST 16	  /* entries at first; grows */
+#define REPLAY_MAX   4096 /* more than any XSAVE area to MMIO, 8 bytes at a time */
 
-/* PIO data of one stopped instruction or batch: the PIO page's worth. */
 struct vcpu_replay {
-	unsigned n, pos;     /* entries; the next one to answer */
+	unsigned n, pos; /* entries; the next one to answer */
+	unsigned room;
 	uint64_t retired;    /* engine_retired when the log was begun */
 	uint64_t linear_rip; /* of the instruction it belongs to */
-	struct vcpu_access log[REPLAY_MAX];
-	uint8_t *pio; /* PIO data by the VMM: PAGE_SIZE bytes */
-	uint32_t pio_len;
+	struct vcpu_access *log;
+	uint8_t *pio; /* PAGE_SIZE bytes: data of a PIO entry; one instruction has one */
 };
 
 struct vcpu;
 
+/* -ENOMEM. */
+int replay_init(struct vcpu *v);
+void replay_destroy(struct vcpu *v);
 /* Forgets everything. */
 void replay_clear(struct vcpu *v);
 /* The instruction is about to be executed again: answers start from the first access. */
@@ -45,7 +48,9 @@ void replay_rewind(struct vcpu *v);
  */
 const struct vcpu_access *replay_find(struct vcpu *v, enum vcpu_access_kind kind, uint64_t addr, uint32_t len,
 				      bool write);
-/* Records an access that is done. */
-void replay_add(struct vcpu *v, const struct vcpu_access *a);
+/* Makes room for one more entry, so that replay_add cannot fail; false without memory. */
+bool replay_reserve(struct vcpu *v);
+/* Records an access that is done; what replay_find looked for is behind it. data: PIO's, else NULL. */
+void replay_add(struct vcpu *v, const struct vcpu_access *a, const void *pio_data);
 
 #endif
