@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Linear to host: rights, the translation cache, and what must be forgotten when.
+ *
+ * A tag in c->tlb is the linear page ORed with c->tlb_key: two bits of privilege class and ten of
+ * generation. A generation stands for one CR3 (or PCID) between flushes, so that flushing is mostly a new
+ * number. Global pages are treated as if they were not global.
+ *
+ * Revocation: engine_kick runs in a signal handler on the cpu's own thread and can interrupt any line here.
+ * Who inserts a pointer compares the sequence afterwards and withdraws the entry if it moved; who uses one
+ * compares it inside the window of the access.
+ */
+#include <ucontext.h>
+
+#include "engine/walk.h"
+
+/* -- Privilege class -- */
+
+enum mmu_class { CLASS_USER, CLASS_SUPER, CLASS_SUPER_SMAP };
+#define CLASS_BITS 2
+#define GEN_MAX	   1022
+#define GEN_MASK   (1023u << CLASS_BITS)
+
+/* Who makes the access: SMAP blocks implicit accesses always and explicit ones unless EFLAGS.AC. */
+static enum mmu_class access_class(const struct engine_cpu *c, unsigned acc)
+{
+	bool smap = (c->cr4 & CR4_SMAP) && (c->cr0 & CR0_PG);
+
+	if (c->cpl == 3 && !(acc & ACC_SYS))
+		return CLASS_USER;
+	if (smap && ((acc & ACC_SYS) || c->cpl == 3 || !(c->rflags & FLAG_AC)))
+		return CLASS_SUPER_SMAP;
+	return CLASS_SUPER;
+}
+
+void mmu_update_key(struct engine_cpu *c)
+{
+	c->tlb_key = (c->tlb_key & GEN_MASK) | access_class(c, ACC_READ);
+}
+
+struct rights {
+	bool read, write, exec;
+};
+
+static struct rights walk_rights(const struct engine_cpu *c, const struct walk *w, enum mmu_class class)
+{
+	bool smep = (c->cr4 & CR4_SMEP) && (c->cr0 & CR0_PG);
+	struct rights r;
+
+	if (class == CLASS_USER)
+		return (struct rights){w->user, w->user && w->write, w->user && !w->nx};
+	r.read = class == CLASS_SUPER || !w->user;
+	r.write = r.read && (w->write || !(c->cr0 & CR0_WP));
+	r.exec = !w->nx && !(smep && w->user);
+	return r;
+}
+
+static bool rights_allow(struct rights r, unsigned acc)
+{
+	if (acc & ACC_EXEC)
+		return r.exec;
+	return acc & ACC_WRITE ? r.write : r.read;
+}
+
+static uint32_t fault_code(const struct engine_cpu *c, unsigned acc, enum mmu_class class,
+			   const struct walk *w, bool present)
+{
+	uint32_t e = 0;
+
+	if (present || w->rsvd)
+		e |= PF_P;
+	if (w->rsvd)
+		e |= PF_RSVD;
+	if (acc & ACC_WRITE)
+		e |= PF_W;
+	if (class == CLASS_USER)
+		e |= PF_U;
+	if ((acc & ACC_EXEC) && ((c->cr4 & CR4_SMEP) || ((c->efer & EFER_NX) && (c->cr4 & CR4_PAE))))
+		e |= PF_I;
+	return e;
+}
+
+/* -- The translation cache -- */
+
+static struct tlb_entry *tlb_slot(struct engine_cpu *c, uint64_t lin)
+{
+	return &c->tlb[(lin >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+}
+
+static uint64_t large_bit(uint64_t lin)
+{
+	return BIT(((lin >> 30) * 0x9e3779b97f4a7c15ULL) >> 58);
+}
+
+/* Caches a translation that was found under sequence seq. */
+static void tlb_insert(struct engine_cpu *c, const struct walk *w, enum mmu_class class, struct rights r,
+		       const struct engine_page *page)
+{
+	uint64_t lin = w->lin & ~PAGE_OFFSET_MASK;
+	uint64_t tag = lin | (c->tlb_key & GEN_MASK) | class;
+	struct tlb_entry *e = tlb_slot(c, lin);
+	bool watched = c->break_data && debug_page_watched(c, lin);
+
+	e->rtag = e->wtag = e->xtag = ~0ULL;
+	atomic_signal_fence(memory_order_seq_cst);
+	e->addend = (uint64_t)page->host - lin;
+	if (w->shift > 12) {
+		c->tlb_large = true;
+		c->tlb_large_map |= large_bit(lin);
+	}
+	atomic_signal_fence(memory_order_seq_cst);
+	if (r.read && !watched)
+		e->rtag = tag;
+	if (r.write && w->dirty && page->writable && !watched)
+		e->wtag = tag;
+	if (r.exec)
+		e->xtag = tag;
+	atomic_signal_fence(memory_order_seq_cst);
+	if (walk_seq(c) != w->seq)
+		e->rtag = e->wtag = e->xtag = ~0ULL;
+}
+
+uint8_t *mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, uint64_t *gpa, uint64_t *seq)
+{
+	enum mmu_class class = access_class(c, acc);
+	bool write = acc & ACC_WRITE;
+
+	for (;;) {
+		struct walk w = {.lin = lin, .seq = walk_seq(c)};
+		struct engine_page page;
+		struct rights r;
+		enum walk_status st = walk_tables(c, &w);
+
+		if (st == WALK_MOVED)
+			continue;
+		if (st == WALK_FAULT)
+			engine_raise_pf(c, w.lin, fault_code(c, acc, class, &w, false));
+		r = walk_rights(c, &w, class);
+		if (!rights_allow(r, acc))
+			engine_raise_pf(c, w.lin, fault_code(c, acc, class, &w, true));
+		if (walk_set_ad(c, &w, write) == WALK_MOVED)
+			continue;
+		*gpa = w.gpa;
+		*seq = w.seq;
+		switch (walk_fill(c, w.gpa, write, false, &page)) {
+		case FILL_FIXED:
+			tlb_insert(c, &w, class, r, &page);
+			return page.host + (lin & PAGE_OFFSET_MASK);
+		case FILL_BADHOST: engine_leave(c, ENGINE_EXIT_BADHOST);
+		default: return NULL;
+		}
+	}
+}
+
+/* -- Flushes -- */
+
+static void tlb_clear(struct engine_cpu *c)
+{
+	memset(c->tlb, 0xff, sizeof(c->tlb));
+	fetch_forget(c);
+}
+
+/* A generation that no entry carries; every tag is cleared when the numbers run out. */
+static uint64_t new_generation(struct engine_cpu *c)
+{
+	if (++c->tlb_gen > GEN_MAX) {
+		tlb_clear(c);
+		memset(c->pcid_gen, 0, sizeof(c->pcid_gen));
+		c->tlb_gen = 1;
+	}
+	return c->tlb_gen;
+}
+
+static uint64_t *pcid_slot(struct engine_cpu *c, unsigned pcid)
+{
+	return &c->pcid_gen[(pcid ^ (pcid >> 6)) & (ARRAY_SIZE(c->pcid_gen) - 1)];
+}
+
+static unsigned current_pcid(const struct engine_cpu *c)
+{
+	return c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0;
+}
+
+/* Makes gen the current generation and remembers it for the current PCID (PCID + 1 above the number). */
+static void use_generation(struct engine_cpu *c, uint64_t gen)
+{
+	unsigned pcid = current_pcid(c);
+
+	*pcid_slot(c, pcid) = (uint64_t)(pcid + 1) << 16 | gen;
+	c->tlb_key = gen << CLASS_BITS | access_class(c, ACC_READ);
+	fetch_forget(c);
+}
+
+void mmu_flush_all(struct engine_cpu *c)
+{
+	memset(c->pcid_gen, 0, sizeof(c->pcid_gen));
+	c->tlb_large = false;
+	c->tlb_large_map = 0;
+	use_generation(c, new_generation(c));
+}
+
+/* Also right for global pages and other PCIDs: they share the slot that is cleared. */
+void mmu_flush_page(struct engine_cpu *c, uint64_t lin)
+{
+	struct tlb_entry *e;
+
+	if (!c->long_mode)
+		lin = (uint32_t)lin;
+	if (c->tlb_large && (c->tlb_large_map & large_bit(lin))) {
+		mmu_flush_all(c);
+		return;
+	}
+	e = tlb_slot(c, lin);
+	e->rtag = e->wtag = e->xtag = ~0ULL;
+	fetch_forget(c);
+}
+
+void mmu_new_cr3(struct engine_cpu *c, bool noflush)
+{
+	unsigned pcid = current_pcid(c);
+	uint64_t known = *pcid_slot(c, pcid);
+
+	if (noflush && known >> 16 == pcid + 1)
+		use_generation(c, known & 0xffff);
+	else
+		use_generation(c, new_generation(c));
+}
+
+/* INVPCID of a context: its next use gets a new generation. */
+void mmu_flush_pcid(struct engine_cpu *c, unsigned pcid)
+{
+	if (pcid == current_pcid(c))
+		use_generation(c, new_generation(c));
+	else if (*pcid_slot(c, pcid) >> 16 == pcid + 1)
+		*pcid_slot(c, pcid) = 0;
+}
+
+void engine_flush_tlb(struct engine_cpu *c)
+{
+	mmu_flush_all(c);
+}
+
+/* -- Revocation -- */
+
+/* Drops every host pointer. Async-signal-safe. */
+static void drop_pointers(struct engine_cpu *c)
+{
+	atomic_fetch_add_explicit(&c->revoke_seq, 1, memory_order_relaxed);
+	atomic_signal_fence(memory_order_seq_cst);
+	tlb_clear(c);
+	memset(c->ptlb, 0xff, sizeof(c->ptlb));
+}
+
+void engine_revoke(struct engine_cpu *c)
+{
+	drop_pointers(c);
+}
+
+void engine_kick(void *arg, void *ucontext)
+{
+	ucontext_t *uc = ucontext;
+	uint64_t fault, again;
+
+	drop_pointers(arg);
+	if (base_window_find(uc->uc_mcontext.gregs[REG_RIP], &fault, &again))
+		uc->uc_mcontext.gregs[REG_RIP] = again;
+}
+
+/* -- Others -- */
+
+bool engine_translate(struct engine_cpu *c, uint64_t linear, uint64_t *gpa, bool *writable, bool *user)
+{
+	struct walk w;
+	enum walk_status st;
+
+	do {
+		w = (struct walk){.lin = linear, .seq = walk_seq(c), .quiet = true};
+		st = walk_tables(c, &w);
+	} while (st == WALK_MOVED);
+	if (st != WALK_OK)
+		return false;
+	*gpa = w.gpa;
+	*writable = w.write;
+	*user = w.user;
+	return true;
+}
+
+/* Locked byte OR or AND in guest RAM; 0 done, 1 the pointer was revoked, 2 the host page is gone. */
+static int rmw8(struct engine_cpu *c, uint64_t seq, uint8_t *p, uint8_t and, uint8_t or)
+{
+	if (or)
+		__asm__ goto(
+		    WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\t"
+							  "jne %l[moved]\n\tlock orb %[v], (%[p])\n2:"
+		    :
+		    : [seq] "r"(seq), [cur] "m"(c->revoke_seq), [p] "r"(p), [v] "q"(or)
+		    : "cc", "memory"
+		    : fault, moved);
+	else
+		__asm__ goto(
+		    WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\t"
+							  "jne %l[moved]\n\tlock andb %[v], (%[p])\n2:"
+		    :
+		    : [seq] "r"(seq), [cur] "m"(c->revoke_seq), [p] "r"(p), [v] "q"(and)
+		    : "cc", "memory"
+		    : fault, moved);
+	return 0;
+moved:
+	return 1;
+fault:
+	return 2;
+}
+
+void sys_rmw8(struct engine_cpu *c, uint64_t lin, uint8_t and, uint8_t or)
+{
+	for (;;) {
+		uint64_t gpa, seq;
+		uint8_t *p = mmu_translate(c, lin, ACC_SYS | ACC_WRITE, &gpa, &seq);
+		int r;
+
+		if (!p) {
+			guest_st_sys(c, lin, (guest_ld_sys(c, lin, 1) & and) | or, 1);
+			return;
+		}
+		r = rmw8(c, seq, p, and, or);
+		if (r == 2)
+			engine_leave(c, ENGINE_EXIT_BADHOST);
+		if (r == 0)
+			return;
+	}
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Private to mmu.c and walk.c: one walk of the guest's page tables. */
+#ifndef USERKVM_ENGINE_WALK_H
+#define USERKVM_ENGINE_WALK_H
+
+#include "engine/system.h"
+
+#define PTE_P	BIT(0)
+#define PTE_W	BIT(1)
+#define PTE_U	BIT(2)
+#define PTE_A	BIT(5)
+#define PTE_D	BIT(6)
+#define PTE_PS	BIT(7)
+#define PTE_G	BIT(8)
+#define PTE_NX	BIT(63)
+#define PF_P	1u
+#define PF_W	2u
+#define PF_U	4u
+#define PF_RSVD 8u
+#define PF_I	16u
+
+enum walk_status {
+	WALK_OK,
+	WALK_FAULT, /* not present, or reserved bits: walk.rsvd */
+	WALK_MOVED, /* host pointers were revoked, or an entry changed: walk again */
+};
+
+struct walk {
+	uint64_t lin;
+	uint64_t seq; /* in: the revocation sequence under which pointers are used */
+	bool quiet;   /* in: outside a run: never leaves through c->jump */
+	uint64_t gpa; /* of lin itself */
+	bool user, write, nx, dirty, rsvd;
+	bool narrow;	/* entries of 4 bytes */
+	unsigned shift; /* of the mapping: 12, 21, 22 or 30; 64 without paging */
+	unsigned n;	/* entries read */
+	struct {
+		uint64_t gpa, pte;
+	} level[5];
+};
+
+/* Reads the entries and combines their rights; touches nothing. */
+enum walk_status walk_tables(struct engine_cpu *c, struct walk *w);
+/* Sets the accessed bits, and the dirty bit for a write, by locked compare-exchange. Tables in read-only
+ * slots keep theirs, as under KVM. */
+enum walk_status walk_set_ad(struct engine_cpu *c, struct walk *w, bool write);
+/* port->fill, waiting out FILL_RETRY; leaves with LEAVE_REDO if the exit word is set meanwhile (not quiet).
+ */
+enum engine_fill walk_fill(struct engine_cpu *c, uint64_t gpa, bool write, bool quiet,
+			   struct engine_page *page);
+
+static inline uint64_t walk_seq(struct engine_cpu *c)
+{
+	uint64_t seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
+
+	atomic_signal_fence(memory_order_seq_cst);
+	return seq;
+}
+
+#endif
