@@ -167,6 +167,9 @@ enum engine_status vcpu_stop(struct vcpu *v, const struct vcpu_access *a, void (
 /* The same for leaving KVM_RUN with a result (0: kvm_run is filled) and nothing to complete. */
 enum engine_status vcpu_stop_result(struct vcpu *v, int result);
 
+/* -- hypercall.c -- */
+enum engine_status vcpu_hypercall(struct vcpu *v);
+
 /* -- run.c -- */
 /* What an engine exit means for KVM_RUN: 1 = go on, 0 = kvm_run is filled, -errno. */
 int run_exit(struct vcpu *v, enum engine_exit x);
@@ -209,6 +212,26 @@ void guest_enter(struct vcpu *v);
 void guest_leave(struct vcpu *v);
 /* Obeys a revocation on the vCPU's own thread. */
 void guest_revoke(struct vcpu *v);
+int flush_init(void);
+
+/* ThreadSanitizer delays signal handlers: there a flush waits for the vCPU to take the request. */
+#if defined(__SANITIZE_THREAD__)
+#define USERKVM_FLUSH_WAITS 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define USERKVM_FLUSH_WAITS 1
+#endif
+#endif
+#ifndef USERKVM_FLUSH_WAITS
+#define USERKVM_FLUSH_WAITS 0
+#endif
+
+/* Called at the start of port calls, where the vCPU holds no pointer that it will use unchecked. */
+static inline void guest_acknowledge(struct vcpu *v)
+{
+	if (USERKVM_FLUSH_WAITS)
+		guest_revoke(v);
+}
 
 /* -- cpuid.c -- */
 enum engine_status vcpu_cpuid_port(struct vcpu *v, uint32_t regs[4]);
@@ -217,6 +240,8 @@ void cpuid_reset(struct vcpu *v);
 const struct kvm_cpuid_entry2 *cpuid_find(const struct vcpu *v, uint32_t function, uint32_t index);
 /* The features as last computed from the VMM's CPUID. */
 const struct engine_features *cpuid_features(const struct vcpu *v);
+/* True unless the VMM has KVM enforce its PV feature leaf and this KVM_FEATURE_* bit is not in it. */
+bool cpuid_has_pv(const struct vcpu *v, unsigned feature);
 /* Frees what vcpu_set_cpuid allocated. */
 void cpuid_destroy(struct vcpu *v);
 /* Process-wide tables. */

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Revocation: mem_port.flush makes every host pointer that a vCPU holds harmless and returns without waiting
+ * for a thread to be scheduled.
+ *
+ *	vCPU				flush
+ *	in_guest_tid = tid		requests |= REVOKE
+ *	look at requests		look at in_guest_tid
+ *
+ * Both sides are sequentially consistent, so at least one sees the other: either the vCPU drops its
+ * pointers itself before it uses any, or flush signals it. SIG_KICK followed by a membarrier means that the
+ * thread runs engine_kick before its next user instruction. A request that a signalled vCPU finds later is
+ * redundant but harmless; it also covers the signal that arrives after guest_leave, which nobody handles.
+ *
+ * ThreadSanitizer delays handlers, so its builds wait for an acknowledgement: the vCPU takes the request
+ * at its next port call or leaves.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vcpu/internal.h"
+
+static __thread int own_tid;
+
+/* The child of a fork is another thread than its TLS remembers. */
+static void forget_tid(void)
+{
+	own_tid = 0;
+}
+
+int flush_init(void)
+{
+	return -pthread_atfork(NULL, NULL, forget_tid);
+}
+
+void guest_revoke(struct vcpu *v)
+{
+	if (vcpu_request_take(v, VCPU_REQ_REVOKE))
+		engine_revoke(v->cpu);
+}
+
+void guest_enter(struct vcpu *v)
+{
+	if (unlikely(!own_tid))
+		own_tid = syscall(SYS_gettid);
+	atomic_store(&v->in_guest_tid, own_tid); /* before the look at requests; pairs with flush_one */
+	guest_revoke(v);
+}
+
+void guest_leave(struct vcpu *v)
+{
+	atomic_store_explicit(&v->in_guest_tid, 0, memory_order_release);
+}
+
+#if USERKVM_FLUSH_WAITS
+/* Waits until the vCPU is outside or has dropped its pointers. */
+static bool flush_one(struct vcpu *v)
+{
+	vcpu_request(v, VCPU_REQ_REVOKE);
+	while (atomic_load(&v->in_guest_tid) && (atomic_load(&v->requests) & VCPU_REQ_REVOKE)) {
+		atomic_store(v->exit_word, 1);
+		sched_yield();
+	}
+	return false;
+}
+#else
+/* True if the vCPU was signalled. */
+static bool flush_one(struct vcpu *v)
+{
+	int tid;
+
+	vcpu_request_quiet(v, VCPU_REQ_REVOKE);
+	tid = atomic_load(&v->in_guest_tid); /* after the request is set; pairs with guest_enter */
+	if (!tid)
+		return false;
+	base_sig_kick(tid);
+	return true;
+}
+#endif
+
+/* mem_port.flush; ctx is the struct vcpu_vm. */
+static void vcpu_flush(void *ctx)
+{
+	struct vcpu_vm *vm = ctx;
+	unsigned i, n = atomic_load(&vm->nr_vcpus);
+	bool kicked = false;
+
+	for (i = 0; i < n; i++) {
+		struct vcpu *v = atomic_load(&vm->vcpus[i]);
+
+		if (v)
+			kicked |= flush_one(v);
+	}
+	if (kicked)
+		base_membarrier();
+}
+
+const struct mem_port vcpu_mem_port = {.flush = vcpu_flush};
