@@ -124,7 +124,7 @@ static size_t copy_bytes(void *dst, const void *src, size_t len)
                                                                                                   \
 		__asm__ volatile("1:\n\tmov" suffix " (%[p]), %" mod                              \
 				 "[v]\n2:\n\txor %[e], %[e]\n3:\n" WINDOW("1b", "2b", "3b", "1b") \
-				 : [v] "+q"(v), [e] "+r"(err)                                     \
+				 : [v] "+&q"(v), [e] "+&r"(err)                                   \
 				 : [p] "r"(src)                                                   \
 				 : "memory", "cc");                                               \
 		memcpy(dst, &v, sizeof(v));                                                       \
@@ -139,7 +139,7 @@ static size_t copy_bytes(void *dst, const void *src, size_t len)
 		memcpy(&v, src, sizeof(v));                                                               \
 		__asm__ volatile("1:\n\tmov" suffix " %" mod                                              \
 				 "[v], (%[p])\n2:\n\txor %[e], %[e]\n3:\n" WINDOW("1b", "2b", "3b", "1b") \
-				 : [e] "+r"(err)                                                          \
+				 : [e] "+&r"(err)                                                         \
 				 : [p] "r"(dst), [v] "q"(v)                                               \
 				 : "memory", "cc");                                                       \
 		return err;                                                                               \
@@ -179,7 +179,7 @@ int base_cmpxchg32_unsafe(uint32_t *unsafe, uint32_t *old, uint32_t val)
 
 	__asm__ volatile(
 	    "1:\n\tlock cmpxchgl %[v], (%[p])\n2:\n\tmovl $0, %[e]\n3:\n" WINDOW("1b", "2b", "3b", "1b")
-	    : "+a"(seen), [e] "+r"(err)
+	    : "+&a"(seen), [e] "+&r"(err)
 	    : [p] "r"(unsafe), [v] "r"(val)
 	    : "memory", "cc");
 	*old = seen;
@@ -193,7 +193,7 @@ int base_cmpxchg64_unsafe(uint64_t *unsafe, uint64_t *old, uint64_t val)
 
 	__asm__ volatile(
 	    "1:\n\tlock cmpxchgq %[v], (%[p])\n2:\n\tmovl $0, %[e]\n3:\n" WINDOW("1b", "2b", "3b", "1b")
-	    : "+a"(seen), [e] "+r"(err)
+	    : "+&a"(seen), [e] "+&r"(err)
 	    : [p] "r"(unsafe), [v] "r"(val)
 	    : "memory", "cc");
 	*old = seen;
