@@ -98,31 +98,39 @@ typedef void (*insn_fn)(struct engine_cpu *c, const struct insn *i);
 
 enum rep { REP_NONE, REP_E, REP_NE };
 
-/* One decoded instruction: a pure function of its bytes and the mode (c->mode_key). 16-byte aligned. */
+/*
+ * One decoded instruction: a pure function of its bytes, the mode (c->mode_key) and RIP. The run loop looks at
+ * the first 64 bytes only.
+ */
 struct insn {
 	uint8_t bytes[16];   /* zero behind len */
-	uint8_t mask[16];    /* 0xff for each byte of the instruction */
 	insn_fn exec;
-	uint64_t lin;	     /* linear address it was decoded for: the cache's key, with mode_key */
-	uint64_t imm;	     /* sign-extended as the instruction says */
-	int64_t disp;	     /* of the memory operand, or the far offset */
-	uint16_t mode_key;
-	uint16_t mnemonic;   /* ZydisMnemonic */
-	uint16_t far_sel;
+	uint64_t key;	     /* rip it was decoded for, mixed with the mode (interp.c) */
+	uint64_t imm;	     /* sign-extended as the instruction says; of a relative branch the target RIP */
+	int64_t disp;	     /* of the memory operand (RIP-relative in 64-bit mode: made absolute), or the far offset */
 	uint8_t len;
+	uint8_t ea_base, ea_index, ea_seg; /* ea.c's own: what to add, as uint64_t indices from c->gpr */
+	uint8_t scale;	     /* shift: 0..3 */
+	uint8_t ea_kind;     /* ea.c's own: EA_* */
+	uint8_t dst, src;    /* integer handlers' own: byte offsets of register operands from c->gpr */
+	uint16_t len_mask;   /* one bit for each byte of the instruction */
 	uint8_t opsize;	     /* 1 2 4 8: effective operand size */
 	uint8_t adsize;	     /* 2 4 8 */
 	uint8_t seg;	     /* enum seg of the memory operand, overrides applied */
-	int8_t base, index;  /* enum gpr, -1 none, -2 RIP (base) */
-	uint8_t scale;	     /* shift: 0..3 */
+	uint8_t cc;	     /* condition of Jcc, SETcc, CMOVcc */
+	uint8_t op;	     /* for the handler's own use */
+	uint8_t rep;	     /* enum rep */
+	/* -- behind the first cache line -- */
+	void *extra;	     /* the handler's: a generated stub (vector); owned by engine_code */
+	uint16_t mode_key;
+	uint16_t mnemonic;   /* ZydisMnemonic */
+	uint16_t far_sel;
+	int8_t base, index;  /* enum gpr, -1 none, -2 RIP (base; disp is then absolute in 64-bit mode) */
 	uint8_t reg, rm;     /* ModRM.reg and .rm with REX, as gpr numbers; AH..BH are 16 + 0..3 */
 	bool mem;	     /* rm operand is memory */
 	bool lock;
-	uint8_t rep;	     /* enum rep */
-	uint8_t cc;	     /* condition of Jcc, SETcc, CMOVcc */
-	uint8_t op;	     /* for the handler's own use */
-	void *extra;	     /* the handler's: a generated stub (vector); owned by engine_code */
-};
+	uint8_t pad[44];
+} __attribute__((aligned(128)));
 
 /* Translation cache: one entry per linear page (direct-mapped). A tag that cannot match is ~0. */
 struct tlb_entry {
@@ -145,6 +153,7 @@ struct engine_cpu {
 	/* -- Registers -- */
 	uint64_t gpr[GPRS];
 	uint64_t rip, next_rip;
+	uint64_t zero;	 /* always 0: what an absent base or index adds (the order of these words is ea.c's) */
 	uint64_t rflags; /* all of it, bit 1 set */
 	struct engine_seg seg[ALL_SEGS];
 	struct { uint64_t base; uint16_t limit; } gdt, idt;
@@ -162,19 +171,27 @@ struct engine_cpu {
 	bool stack32;	 /* SS.B (64-bit mode: ignored) */
 	bool real;	 /* !CR0.PE */
 	bool v86;
-	uint16_t mode_key;   /* what decoding depends on: 16, 32 or 64 */
-	uint64_t ip_mask;
+	uint8_t seg_flat[6]; /* outside 64-bit mode: base 0, limit 4 GiB - 1, usable, present, writable data: so
+			      * linear = 32-bit offset, without checks */
+	uint16_t mode_key;   /* what decoding depends on: MODE_REAL (16-bit code in real or virtual-8086 mode), 16, 32, 64 */
+	uint64_t ip_mask;    /* ~0 in 64-bit code, else 0xffffffff */
 	uint64_t tlb_key;    /* low 12 bits of tags: generation and privilege for explicit data accesses and fetches */
 	uint64_t tlb_gen;
 
 	/* -- Control -- */
-	_Atomic uint32_t exit_word;
-	_Atomic uint64_t revoke_seq; /* bumped by engine_kick and engine_revoke */
+	_Atomic uint32_t exit_word __attribute__((aligned(8))); /* read together with slow */
 	uint32_t slow;	     /* SLOW_* bits: reasons to take the careful path at the next boundary */
+	_Atomic uint64_t revoke_seq; /* bumped by engine_kick and engine_revoke */
+	_Atomic uint32_t in_run;     /* code.c: guest state may change now; 0 = counts as stopped */
+	struct engine_cpu *code_next; /* code.c: list of the VM's cpus, under code's lock */
 	unsigned shadow;     /* ENGINE_SHADOW_* in force for the next instruction */
 	bool want_window;
 	bool smm;
 	uint64_t retired;
+	struct {
+		unsigned shadow;
+		bool rf, tf;
+	} before;	     /* interp.c: what the careful path took away and gives back if the instruction stops */
 	sigjmp_buf *jump;
 	enum leave leave;
 	enum engine_exit exit;
@@ -189,15 +206,23 @@ struct engine_cpu {
 	struct engine_code *code;
 	const struct engine_port *port;
 	void *ctx;
+	uint8_t db_hits;	/* DR6 bits 0..3: data and I/O breakpoints hit since the last boundary */
+	uint8_t db_guest_debug; /* those of db_hits that belong to KVM_SET_GUEST_DEBUG */
+	bool break_data;	/* a data breakpoint is armed: every slow-path access calls debug_check_data */
 
 	/* -- Caches -- */
-	uint64_t fetch_page, fetch_key; /* linear page of the current code and its key; host = lin + fetch_addend */
-	uint64_t fetch_addend;
+	/* The current code page: valid for RIP in [fetch_start, fetch_start + fetch_len), host = fetch_host + distance.
+	 * 16 bytes may be read at each such RIP. fetch_forget() after anything that changes what a fetch means:
+	 * mode_update, a load of CS, every TLB flush. */
+	uint64_t fetch_start, fetch_len;
+	uint8_t *fetch_host;
+	uint64_t fetch_mode; /* mixed into insn.key */
 	struct tlb_entry tlb[TLB_ENTRIES];
 	struct ptlb_entry ptlb[PTLB_ENTRIES];
 	uint64_t pcid_gen[64]; /* PCID -> tlb generation */
 	bool tlb_large;	       /* some entry stems from a large page: INVLPG flushes all */
-	struct insn *icache;   /* direct-mapped by linear address */
+	struct insn *icache;   /* direct-mapped by RIP */
+	uint64_t tlb_large_map; /* hashed 1 GiB regions that large pages were cached from: INVLPG there flushes all */
 };
 
 #define SLOW_TF	    1 /* RFLAGS.TF or guest debug single step */
@@ -205,12 +230,29 @@ struct engine_cpu {
 #define SLOW_BREAK  4 /* DR7 or guest-debug breakpoints armed */
 #define SLOW_RF	    8
 #define SLOW_STEP   16 /* engine_step */
+#define SLOW_WINDOW 32 /* want_window */
+#define SLOW_AC     64 /* alignment is checked: CR0.AM, RFLAGS.AC, CPL 3 (set where RFLAGS, CR0 or CPL change) */
+#define MODE_REAL   8  /* mode_key */
+
+static inline void fetch_forget(struct engine_cpu *c)
+{
+	c->fetch_len = 0;
+}
+
+/* -- The VM's cpus (code.c). engine_cpu_create there makes fpu and caches, then calls engine_reset(c, false) -- */
+/* Returns when no other cpu of the VM can change guest state until resume_world; may sleep. Outside windows. */
+void stop_world(struct engine_cpu *c);
+void resume_world(struct engine_cpu *c);
+/* A port call that may sleep stands between these two: the cpu counts as stopped meanwhile. */
+void port_enter(struct engine_cpu *c);
+void port_leave(struct engine_cpu *c);
 
 /* -- Leaving (interp.c) -- */
 _Noreturn void engine_raise(struct engine_cpu *c, enum exc vector);			/* no error code */
 _Noreturn void engine_raise_err(struct engine_cpu *c, enum exc vector, uint32_t error);
 _Noreturn void engine_raise_pf(struct engine_cpu *c, uint64_t cr2, uint32_t error);
 _Noreturn void engine_raise_db(struct engine_cpu *c, uint64_t dr6);
+/* RIP stays at the instruction, nothing committed; but ENGINE_EXIT_HLT retires it (RIP behind it) first. */
 _Noreturn void engine_leave(struct engine_cpu *c, enum engine_exit exit);
 /* Acts on a port's answer: OK returns, the others do not. */
 void engine_obey(struct engine_cpu *c, enum engine_status st);
@@ -266,6 +308,23 @@ void far_iret(struct engine_cpu *c, unsigned opsize);
 /* Delivers c->delivering; used by the run loop and engine_deliver. Raises on a fault of the delivery. */
 void event_deliver(struct engine_cpu *c);
 void event_soft_int(struct engine_cpu *c, uint8_t vector, bool int3_or_into);
+void event_int1(struct engine_cpu *c); /* INT1 (F1): #DB behind the instruction */
+/*
+ * The run loop's step after LEAVE_FAULT: turns c->fault into c->delivering, combined with an event already
+ * under delivery (#DF), and commits CR2 or DR6. False: triple fault, ENGINE_EXIT_SHUTDOWN. True: event_deliver
+ * next; a raise inside it comes here again. event_deliver ends with rip = next_rip = the handler.
+ */
+bool event_begin(struct engine_cpu *c);
+/* Debug (debug.c). Before the instruction at c->rip, if slow & SLOW_BREAK and RF is clear: raises or leaves. */
+void debug_check_exec(struct engine_cpu *c);
+/* A data access of `len` bytes while c->break_data: notes hits for debug_after. Pages that hold a data
+ * breakpoint are never cached in c->tlb, so that each access to them comes by the slow path. */
+void debug_check_data(struct engine_cpu *c, uint64_t lin, unsigned len, bool write);
+/* At the boundary behind a retired instruction (rip is committed), if TF was set when it began (`tf`),
+ * guest debug single-steps, or c->db_hits: raises the trap #DB or leaves with ENGINE_EXIT_DEBUG. */
+void debug_after(struct engine_cpu *c, bool tf);
+/* Clears c->slow's SLOW_TF/RF/BREAK bits and sets them again from RFLAGS, DR7 and guest debug. */
+void debug_update(struct engine_cpu *c);
 /* Sets CR0/3/4/EFER/XCR0 with the guest's checks: raise #GP. */
 void control_set_cr0(struct engine_cpu *c, uint64_t val);
 void control_set_cr3(struct engine_cpu *c, uint64_t val);

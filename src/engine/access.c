@@ -1,0 +1,536 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Guest memory, the slow half: what access.h's windows refuse. A range is resolved into at most two pieces
+ * (all faults happen there), then touched piece by piece. A (host, seq) pair stays safe to hold: the raw
+ * accessors look at revoke_seq inside their window and give up if it moved.
+ */
+#include "engine/access.h"
+
+struct piece {
+	uint8_t *host; /* NULL: a device, or read-only memory being written */
+	uint64_t gpa, seq, lin;
+	unsigned len;
+};
+
+struct span {
+	struct piece p[2];
+	unsigned n, acc;
+};
+
+/* -- Raw accesses: one window each -- */
+
+enum raw { RAW_OK, RAW_MOVED, RAW_BAD };
+
+#define RAW_LD(name, text, mod)                                                                   \
+	static enum raw name(struct engine_cpu *c, const void *host, uint64_t seq, uint64_t *out) \
+	{                                                                                         \
+		uint64_t v;                                                                       \
+                                                                                                  \
+		__asm__ goto volatile("771: cmpq %[seq], %[now]\n\t"                              \
+				      "jne %l[moved]\n\t" text " (%[h]), %" mod                   \
+				      "[v]\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")   \
+				      : [v] "=&r"(v)                                              \
+				      : [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host)   \
+				      : "cc", "memory"                                            \
+				      : moved, bad);                                              \
+		*out = v;                                                                         \
+		return RAW_OK;                                                                    \
+	moved:                                                                                    \
+		return RAW_MOVED;                                                                 \
+	bad:                                                                                      \
+		return RAW_BAD;                                                                   \
+	}
+#define RAW_ST(name, text, mod)                                                                             \
+	static enum raw name(struct engine_cpu *c, void *host, uint64_t seq, uint64_t v)                    \
+	{                                                                                                   \
+		__asm__ goto volatile("771: cmpq %[seq], %[now]\n\t"                                        \
+				      "jne %l[moved]\n\t" text " %" mod                                     \
+				      "[v], (%[h])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")     \
+				      :                                                                     \
+				      : [v] "r"(v), [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host) \
+				      : "cc", "memory"                                                      \
+				      : moved, bad);                                                        \
+		return RAW_OK;                                                                              \
+	moved:                                                                                              \
+		return RAW_MOVED;                                                                           \
+	bad:                                                                                                \
+		return RAW_BAD;                                                                             \
+	}
+#define RAW_CAS(name, mod)                                                                                  \
+	static enum raw name(struct engine_cpu *c, void *host, uint64_t seq, uint64_t *old, uint64_t v)     \
+	{                                                                                                   \
+		uint64_t was = *old;                                                                        \
+                                                                                                            \
+		__asm__ goto volatile("771: cmpq %[seq], %[now]\n\t"                                        \
+				      "jne %l[moved]\n\t"                                                   \
+				      "lock cmpxchg %" mod                                                  \
+				      "[v], (%[h])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")     \
+				      : [was] "+a"(was)                                                     \
+				      : [v] "r"(v), [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host) \
+				      : "cc", "memory"                                                      \
+				      : moved, bad);                                                        \
+		*old = was;                                                                                 \
+		return RAW_OK;                                                                              \
+	moved:                                                                                              \
+		return RAW_MOVED;                                                                           \
+	bad:                                                                                                \
+		return RAW_BAD;                                                                             \
+	}
+
+RAW_LD(raw_ld8, "movzbl", "k")
+RAW_LD(raw_ld16, "movzwl", "k")
+RAW_LD(raw_ld32, "movl", "k")
+RAW_LD(raw_ld64, "movq", "q")
+RAW_ST(raw_st8, "movb", "b")
+RAW_ST(raw_st16, "movw", "w")
+RAW_ST(raw_st32, "movl", "k")
+RAW_ST(raw_st64, "movq", "q")
+RAW_CAS(raw_cas8, "b")
+RAW_CAS(raw_cas16, "w")
+RAW_CAS(raw_cas32, "k")
+RAW_CAS(raw_cas64, "q")
+
+static enum raw raw_cas(struct engine_cpu *c, void *host, uint64_t seq, uint64_t *old, uint64_t v,
+			unsigned size)
+{
+	switch (size) {
+	case 1: return raw_cas8(c, host, seq, old, v);
+	case 2: return raw_cas16(c, host, seq, old, v);
+	case 4: return raw_cas32(c, host, seq, old, v);
+	default: return raw_cas64(c, host, seq, old, v);
+	}
+}
+
+static enum raw raw_cas128(struct engine_cpu *c, void *host, uint64_t seq, uint64_t old[2],
+			   const uint64_t v[2])
+{
+	uint64_t lo = old[0], hi = old[1];
+
+	__asm__ goto volatile("771: cmpq %[seq], %[now]\n\t"
+			      "jne %l[moved]\n\t"
+			      "lock cmpxchg16b (%[h])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")
+			      : "+a"(lo), "+d"(hi)
+			      : "b"(v[0]), "c"(v[1]), [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host)
+			      : "cc", "memory"
+			      : moved, bad);
+	old[0] = lo;
+	old[1] = hi;
+	return RAW_OK;
+moved:
+	return RAW_MOVED;
+bad:
+	return RAW_BAD;
+}
+
+long raw_copy(struct engine_cpu *c, uint8_t *dst, const uint8_t *src, size_t len, uint64_t seq)
+{
+	long st;
+
+	__asm__ volatile("771: movl $1, %k[st]\n\t"
+			 "cmpq %[seq], %[now]\n\t"
+			 "jne 773f\n\t"
+			 "rep movsb\n772: xorl %k[st], %k[st]\n\t"
+			 "jmp 773f\n774: movl $2, %k[st]\n773:\n\t" WINDOW("771b", "772b", "774b", "771b")
+			 : [st] "=&r"(st), "+D"(dst), "+S"(src), "+c"(len)
+			 : [seq] "r"(seq), [now] "m"(c->revoke_seq)
+			 : "cc", "memory");
+	return st == 2 ? -1 : (long)len;
+}
+
+long raw_fill(struct engine_cpu *c, uint8_t *dst, uint64_t val, unsigned size, size_t count, uint64_t seq)
+{
+	long st;
+
+#define FILL(text)                                                                                         \
+	__asm__ volatile("771: movl $1, %k[st]\n\t"                                                        \
+			 "cmpq %[seq], %[now]\n\t"                                                         \
+			 "jne 773f\n\t" text "\n772: xorl %k[st], %k[st]\n\t"                              \
+			 "jmp 773f\n774: movl $2, %k[st]\n773:\n\t" WINDOW("771b", "772b", "774b", "771b") \
+			 : [st] "=&r"(st), "+D"(dst), "+c"(count)                                          \
+			 : [seq] "r"(seq), [now] "m"(c->revoke_seq), "a"(val)                              \
+			 : "cc", "memory")
+	switch (size) {
+	case 1: FILL("rep stosb"); break;
+	case 2: FILL("rep stosw"); break;
+	case 4: FILL("rep stosl"); break;
+	default: FILL("rep stosq"); break;
+	}
+#undef FILL
+	return st == 2 ? -1 : (long)count;
+}
+
+/* -- Resolving -- */
+
+_Noreturn void access_bad(struct engine_cpu *c)
+{
+	engine_leave(c, ENGINE_EXIT_BADHOST);
+}
+
+static void piece_translate(struct engine_cpu *c, struct piece *p, unsigned acc)
+{
+	p->host = mmu_translate(c, p->lin, acc, &p->gpa, &p->seq);
+}
+
+/* Alignment checks (SDM 3A 6.15, #AC): CR0.AM, RFLAGS.AC, CPL 3. While they are on, nothing stays in the TLB,
+ * so that every access comes here. */
+static bool align_checked(const struct engine_cpu *c)
+{
+	return unlikely(c->slow & SLOW_AC);
+}
+
+static void tlb_forget(struct engine_cpu *c, uint64_t lin)
+{
+	struct tlb_entry *e = TLB_AT(c, lin);
+
+	e->rtag = e->wtag = ~0ULL;
+}
+
+/* Translates all of [lin, lin + len) for acc before anything is touched. Raises #PF and #AC. */
+static void span_resolve(struct engine_cpu *c, struct span *s, uint64_t lin, unsigned len, unsigned acc)
+{
+	unsigned first = MIN(len, (unsigned)(PAGE_SIZE - (lin & PAGE_OFFSET_MASK)));
+
+	s->acc = acc;
+	s->n = 1;
+	s->p[0].lin = lin;
+	s->p[0].len = first;
+	piece_translate(c, &s->p[0], acc);
+	if (first < len) {
+		s->p[1].lin = c->long_mode ? lin + first : (uint32_t)(lin + first);
+		s->p[1].len = len - first;
+		s->n = 2;
+		piece_translate(c, &s->p[1], acc);
+	}
+	if (align_checked(c)) {
+		for (unsigned k = 0; k < s->n; k++)
+			tlb_forget(c, s->p[k].lin);
+		if (!(acc & ACC_SYS) && (lin & (len - 1)) && !(len & (len - 1)) && len <= 8)
+			engine_raise_err(c, EXC_AC, 0);
+	}
+	if (unlikely(c->break_data))
+		debug_check_data(c, lin, len, acc & ACC_WRITE);
+}
+
+/* -- Devices -- */
+
+static void mmio(struct engine_cpu *c, uint64_t gpa, void *buf, unsigned len, bool write)
+{
+	while (len) {
+		unsigned n = MIN(len, 8U);
+		enum engine_status st;
+
+		port_enter(c);
+		st = c->port->mmio(c->ctx, gpa, buf, n, write);
+		port_leave(c);
+		engine_obey(c, st);
+		gpa += n;
+		buf = (uint8_t *)buf + n;
+		len -= n;
+	}
+}
+
+/* -- Pieces -- */
+
+static enum raw raw_word(struct engine_cpu *c, struct piece *p, uint8_t *buf, bool write)
+{
+	uint64_t v = 0;
+	enum raw r;
+
+	if (write)
+		memcpy(&v, buf, p->len);
+	switch (p->len) {
+	case 1: r = write ? raw_st8(c, p->host, p->seq, v) : raw_ld8(c, p->host, p->seq, &v); break;
+	case 2: r = write ? raw_st16(c, p->host, p->seq, v) : raw_ld16(c, p->host, p->seq, &v); break;
+	case 4: r = write ? raw_st32(c, p->host, p->seq, v) : raw_ld32(c, p->host, p->seq, &v); break;
+	default: r = write ? raw_st64(c, p->host, p->seq, v) : raw_ld64(c, p->host, p->seq, &v); break;
+	}
+	if (!write && r == RAW_OK)
+		memcpy(buf, &v, p->len);
+	return r;
+}
+
+/* One piece, read or written; RAW_MOVED after a revocation (words: nothing done; others: repeatable). */
+static enum raw raw_piece(struct engine_cpu *c, struct piece *p, uint8_t *buf, bool write)
+{
+	long left;
+
+	if (p->len == 1 || p->len == 2 || p->len == 4 || p->len == 8)
+		return raw_word(c, p, buf, write);
+	left = write ? raw_copy(c, p->host, buf, p->len, p->seq) : raw_copy(c, buf, p->host, p->len, p->seq);
+	return left < 0 ? RAW_BAD : left ? RAW_MOVED : RAW_OK;
+}
+
+/* As raw_piece, but translates again after a revocation and asks the device where there is no RAM. */
+static void piece_io(struct engine_cpu *c, struct piece *p, unsigned acc, uint8_t *buf, bool write)
+{
+	for (;;) {
+		if (!p->host) {
+			mmio(c, p->gpa, buf, p->len, write);
+			return;
+		}
+		switch (raw_piece(c, p, buf, write)) {
+		case RAW_OK: return;
+		case RAW_BAD: access_bad(c);
+		case RAW_MOVED: piece_translate(c, p, acc); break;
+		}
+	}
+}
+
+static void span_io(struct engine_cpu *c, struct span *s, void *buf, bool write)
+{
+	uint8_t *b = buf;
+
+	for (unsigned k = 0; k < s->n; k++) {
+		struct piece *p = &s->p[k];
+
+		if (!write && (s->acc & ACC_WRITE) && !p->host) {
+			/* The read half of a read-modify-write: read-only memory can be read. */
+			struct piece r = *p;
+
+			piece_translate(c, &r, s->acc & ACC_SYS);
+			piece_io(c, &r, s->acc & ACC_SYS, b, false);
+		} else {
+			piece_io(c, p, s->acc, b, write);
+		}
+		b += p->len;
+	}
+}
+
+/* -- Plain accesses -- */
+
+static uint64_t ld(struct engine_cpu *c, uint64_t lin, unsigned size, unsigned acc)
+{
+	struct span s;
+	uint64_t v = 0;
+
+	span_resolve(c, &s, lin, size, ACC_READ | acc);
+	span_io(c, &s, &v, false);
+	return v;
+}
+
+static void st(struct engine_cpu *c, uint64_t lin, uint64_t val, unsigned size, unsigned acc)
+{
+	struct span s;
+
+	span_resolve(c, &s, lin, size, ACC_WRITE | acc);
+	span_io(c, &s, &val, true);
+}
+
+static void check_canonical(struct engine_cpu *c, const struct insn *i, uint64_t lin, unsigned size)
+{
+	if (unlikely(!is_canonical(lin) || !is_canonical(lin + size - 1)))
+		raise_seg(c, i ? i->seg : DS);
+}
+
+uint64_t access_ld(struct engine_cpu *c, const struct insn *i, uint64_t lin, unsigned size)
+{
+	check_canonical(c, i, lin, size);
+	return ld(c, lin, size, 0);
+}
+
+void access_st(struct engine_cpu *c, const struct insn *i, uint64_t lin, uint64_t val, unsigned size)
+{
+	check_canonical(c, i, lin, size);
+	st(c, lin, val, size, 0);
+}
+
+uint64_t guest_ld(struct engine_cpu *c, uint64_t lin, unsigned size)
+{
+	return mem_ld(c, NULL, lin, size);
+}
+
+void guest_st(struct engine_cpu *c, uint64_t lin, uint64_t val, unsigned size)
+{
+	mem_st(c, NULL, lin, val, size);
+}
+
+uint64_t guest_ld_sys(struct engine_cpu *c, uint64_t lin, unsigned size)
+{
+	return ld(c, lin, size, ACC_SYS);
+}
+
+void guest_st_sys(struct engine_cpu *c, uint64_t lin, uint64_t val, unsigned size)
+{
+	st(c, lin, val, size, ACC_SYS);
+}
+
+/* Walks [lin, lin + len) in spans of at most a page, so of at most two pieces. */
+static void bulk(struct engine_cpu *c, uint64_t lin, uint8_t *buf, unsigned len, bool write)
+{
+	struct span s;
+
+	while (len) {
+		unsigned n = MIN(len, (unsigned)PAGE_SIZE);
+
+		span_resolve(c, &s, lin, n, write ? ACC_WRITE : ACC_READ);
+		span_io(c, &s, buf, write);
+		lin += n;
+		buf += n;
+		len -= n;
+	}
+}
+
+void guest_read(struct engine_cpu *c, uint64_t lin, void *buf, unsigned len)
+{
+	bulk(c, lin, buf, len, false);
+}
+
+void guest_write(struct engine_cpu *c, uint64_t lin, const void *buf, unsigned len)
+{
+	if (len > PAGE_SIZE)
+		guest_probe(c, lin, len, true);
+	bulk(c, lin, (uint8_t *)(uintptr_t)buf, len, true);
+}
+
+void guest_probe(struct engine_cpu *c, uint64_t lin, unsigned len, bool write)
+{
+	struct span s;
+
+	while (len) {
+		unsigned n = MIN(len, (unsigned)PAGE_SIZE);
+
+		span_resolve(c, &s, lin, n, write ? ACC_WRITE : ACC_READ);
+		lin += n;
+		len -= n;
+	}
+}
+
+/* -- Locked operations -- */
+
+/* The range as one piece of host memory: it is one, or its two pages lie together in host memory. */
+static bool span_joined(struct span *s)
+{
+	if (s->n == 1)
+		return s->p[0].host != NULL;
+	return s->p[0].host && s->p[1].host == s->p[0].host + s->p[0].len && s->p[1].seq == s->p[0].seq;
+}
+
+static bool span_ram(const struct span *s)
+{
+	return s->p[0].host && (s->n == 1 || s->p[1].host);
+}
+
+/* Two pieces of RAM apart from each other, with every other cpu of the VM standing still. */
+static enum raw rmw_frozen(struct engine_cpu *c, struct span *s, rmw_fn fn, uint64_t src, uint64_t *old,
+			   uint64_t *flags)
+{
+	struct piece *lo = &s->p[0], *hi = &s->p[1];
+	uint8_t buf[8] = {0};
+	uint64_t new;
+	enum raw r, half = RAW_OK;
+
+	stop_world(c);
+	r = raw_piece(c, lo, buf, false);
+	if (r == RAW_OK)
+		r = raw_piece(c, hi, buf + lo->len, false);
+	if (r == RAW_OK) {
+		memcpy(old, buf, 8);
+		*flags = c->rflags;
+		new = fn(*old, src, flags);
+		memcpy(buf, &new, 8);
+		r = raw_piece(c, lo, buf, true);
+		if (r == RAW_OK)
+			half = raw_piece(c, hi, buf + lo->len, true);
+	}
+	resume_world(c);
+	if (half != RAW_OK) /* revoked between the halves: the second one is owed */
+		piece_io(c, hi, s->acc, buf + lo->len, true);
+	return r;
+}
+
+/* One locked read-modify-write on RAM. RAW_MOVED: nothing was done, start over. */
+static enum raw rmw_locked(struct engine_cpu *c, struct span *s, unsigned size, rmw_fn fn, uint64_t src,
+			   uint64_t *old, uint64_t *flags)
+{
+	if (!span_joined(s))
+		return rmw_frozen(c, s, fn, src, old, flags);
+	for (*old = 0;;) {
+		uint64_t seen = *old, new;
+		enum raw r;
+
+		*flags = c->rflags;
+		new = fn(*old, src, flags);
+		r = raw_cas(c, s->p[0].host, s->p[0].seq, &seen, new, size);
+		if (r != RAW_OK || seen == *old)
+			return r;
+		*old = seen;
+	}
+}
+
+uint64_t access_rmw(struct engine_cpu *c, const struct insn *i, uint64_t lin, unsigned size, rmw_fn fn,
+		    uint64_t src, bool locked)
+{
+	uint64_t old = 0, flags, new;
+	struct span s;
+
+	check_canonical(c, i, lin, size);
+	for (;;) {
+		span_resolve(c, &s, lin, size, ACC_WRITE);
+		if (locked && span_ram(&s)) {
+			enum raw r = rmw_locked(c, &s, size, fn, src, &old, &flags);
+
+			if (r == RAW_BAD)
+				access_bad(c);
+			if (r == RAW_MOVED)
+				continue;
+			c->rflags = flags;
+			return old;
+		}
+		span_io(c, &s, &old, false);
+		flags = c->rflags;
+		new = fn(old, src, &flags);
+		span_io(c, &s, &new, true);
+		c->rflags = flags;
+		return old;
+	}
+}
+
+struct cas {
+	uint64_t expect, val;
+};
+
+/* rmw_fn of a compare-exchange; src points to the operands. */
+static uint64_t cas_fn(uint64_t old, uint64_t src, uint64_t *rflags)
+{
+	const struct cas *a = (const struct cas *)(uintptr_t)src;
+
+	return old == a->expect ? a->val : old;
+}
+
+bool guest_cmpxchg(struct engine_cpu *c, uint64_t lin, uint64_t *old, uint64_t val, unsigned size)
+{
+	uint64_t mask = size == 8 ? ~0ULL : BIT(size * 8) - 1;
+	struct cas a = {*old & mask, val & mask};
+	uint64_t seen = access_rmw(c, NULL, lin, size, cas_fn, (uintptr_t)&a, true);
+
+	*old = seen;
+	return seen == a.expect;
+}
+
+bool guest_cmpxchg16(struct engine_cpu *c, uint64_t lin, uint64_t old[2], const uint64_t val[2])
+{
+	uint64_t expect[2] = {old[0], old[1]}, seen[2];
+	struct span s;
+	enum raw r;
+
+	for (;;) {
+		span_resolve(c, &s, lin, 16, ACC_WRITE);
+		if (!span_ram(&s) || s.n != 1)
+			break;
+		seen[0] = expect[0];
+		seen[1] = expect[1];
+		r = raw_cas128(c, s.p[0].host, s.p[0].seq, seen, val);
+		if (r == RAW_BAD)
+			access_bad(c);
+		if (r == RAW_OK)
+			goto out;
+	}
+	/* A device: aligned callers never straddle. */
+	span_io(c, &s, seen, false);
+	if (seen[0] == expect[0] && seen[1] == expect[1])
+		span_io(c, &s, (void *)(uintptr_t)val, true);
+out:
+	old[0] = seen[0];
+	old[1] = seen[1];
+	return seen[0] == expect[0] && seen[1] == expect[1];
+}

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * engine_code: what the cpus of a VM share. Here: their list, their creation, and the stop-the-world.
+ *
+ * A cpu counts as stopped while in_run is 0: outside engine_run, inside a port call, or parked here. To stop
+ * the world: take the lock, raise `stopping`, set every exit word, wait for each in_run to fall. The other
+ * side raises in_run, fences, and looks at `stopping`: one of the two sees the other (store buffering pairs:
+ * stopping/in_run here against in_run/stopping in run_enter).
+ */
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "engine/code.h"
+
+struct engine_code {
+	struct mutex lock;	   /* guards cpus and stopping; held by the stopper while the world stands */
+	struct engine_cpu *cpus;   /* linked by code_next */
+	_Atomic uint32_t stopping; /* futex word of the parked */
+	_Atomic uint32_t parked;   /* bumped as cpus stop: futex word of the stopper */
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t val)
+{
+	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, val, NULL, NULL, 0);
+}
+
+static void futex_wake(_Atomic uint32_t *word)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 0x7fffffff, NULL, NULL, 0);
+}
+
+int engine_code_create(struct engine_code **out)
+{
+	struct engine_code *code = base_zalloc(sizeof(*code));
+
+	if (!code)
+		return -ENOMEM;
+	mutex_init(&code->lock, LOCK_CODE);
+	*out = code;
+	return 0;
+}
+
+/* No cpu is left. */
+void engine_code_destroy(struct engine_code *code)
+{
+	base_bug_on(code->cpus);
+	base_free(code);
+}
+
+/* -- Cpus -- */
+
+static struct insn *icache_map(void)
+{
+	size_t size = sizeof(struct insn) << ICACHE_BITS;
+	struct insn *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (map == MAP_FAILED)
+		return NULL;
+	madvise(map, size, MADV_HUGEPAGE);
+	for (size_t n = 0; n < 1UL << ICACHE_BITS; n++)
+		map[n].key = ICACHE_EMPTY;
+	return map;
+}
+
+int engine_cpu_create(struct engine_cpu **out, struct engine_code *code, const struct engine_port *port,
+		      void *ctx)
+{
+	struct engine_cpu *c = base_zalloc_aligned(64, sizeof(*c));
+	int err;
+
+	if (!c)
+		return -ENOMEM;
+	c->code = code;
+	c->port = port;
+	c->ctx = ctx;
+	c->icache = icache_map();
+	err = c->icache ? fpu_create(c) : -ENOMEM;
+	if (err) {
+		if (c->icache)
+			munmap(c->icache, sizeof(struct insn) << ICACHE_BITS);
+		base_free(c);
+		return err;
+	}
+	mmu_flush_all(c);
+	engine_revoke(c);
+	engine_reset(c, false);
+	mutex_lock(&code->lock);
+	c->code_next = code->cpus;
+	code->cpus = c;
+	mutex_unlock(&code->lock);
+	*out = c;
+	return 0;
+}
+
+void engine_cpu_destroy(struct engine_cpu *c)
+{
+	struct engine_code *code = c->code;
+
+	mutex_lock(&code->lock);
+	for (struct engine_cpu **p = &code->cpus; *p; p = &(*p)->code_next) {
+		if (*p == c) {
+			*p = c->code_next;
+			break;
+		}
+	}
+	mutex_unlock(&code->lock);
+	fpu_destroy(c);
+	munmap(c->icache, sizeof(struct insn) << ICACHE_BITS);
+	base_free(c);
+}
+
+/* -- Stop the world -- */
+
+void run_leave(struct engine_cpu *c)
+{
+	struct engine_code *code = c->code;
+
+	atomic_store(&c->in_run, 0);
+	if (unlikely(atomic_load(&code->stopping))) {
+		atomic_fetch_add(&code->parked, 1);
+		futex_wake(&code->parked);
+	}
+}
+
+void run_enter(struct engine_cpu *c)
+{
+	struct engine_code *code = c->code;
+
+	for (;;) {
+		atomic_store(&c->in_run, 1); /* a full fence: then look at stopping */
+		if (likely(!atomic_load(&code->stopping)))
+			return;
+		run_leave(c);
+		futex_wait(&code->stopping, 1);
+	}
+}
+
+void run_park(struct engine_cpu *c)
+{
+	if (unlikely(atomic_load(&c->code->stopping))) {
+		run_leave(c);
+		run_enter(c);
+	}
+}
+
+void port_enter(struct engine_cpu *c)
+{
+	run_leave(c);
+}
+
+void port_leave(struct engine_cpu *c)
+{
+	run_enter(c);
+}
+
+void stop_world(struct engine_cpu *c)
+{
+	struct engine_code *code = c->code;
+
+	run_leave(c); /* another stopper must not wait for us while we wait for the lock */
+	mutex_lock(&code->lock);
+	atomic_store(&code->stopping, 1);
+	for (struct engine_cpu *o = code->cpus; o; o = o->code_next)
+		if (o != c)
+			atomic_store(&o->exit_word, 1);
+	for (struct engine_cpu *o = code->cpus; o; o = o->code_next) {
+		for (;;) {
+			uint32_t seen = atomic_load(&code->parked);
+
+			if (o == c || !atomic_load(&o->in_run))
+				break;
+			futex_wait(&code->parked, seen);
+		}
+	}
+}
+
+void resume_world(struct engine_cpu *c)
+{
+	struct engine_code *code = c->code;
+
+	atomic_store(&code->stopping, 0);
+	futex_wake(&code->stopping);
+	mutex_unlock(&code->lock);
+	run_enter(c);
+}

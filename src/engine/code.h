@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Private to engine/: the run loop's half of the stop-the-world, and the instruction cache's shape. */
+#ifndef USERKVM_ENGINE_CODE_H
+#define USERKVM_ENGINE_CODE_H
+
+#include "engine/cpu.h"
+
+#define ICACHE_BITS  15
+#define ICACHE_EMPTY (5ULL << 60) /* no RIP in any mode has this key */
+
+/* The cpu may change guest state from here on; waits while the world is stopped. */
+void run_enter(struct engine_cpu *c);
+void run_leave(struct engine_cpu *c);
+/* At a boundary with the exit word set: stands still while the world is stopped. */
+void run_park(struct engine_cpu *c);
+
+#endif

@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The run loop: RIP -> instruction (cached, its bytes compared at every use) -> handler -> RIP.
+ *
+ * The comparison is the code coherence rule: whoever wrote the code (this guest CPU, another, the VMM by
+ * memcpy or by pread), the next use sees it. Everything rare leaves the inner loop: a non-zero exit word or
+ * slow bit, a page that is not the current code page, bytes that are not those decoded.
+ */
+#include <emmintrin.h>
+
+#include "engine/access.h"
+#include "engine/code.h"
+#include "engine/decode.h"
+
+_Static_assert(offsetof(struct engine_cpu, slow) == offsetof(struct engine_cpu, exit_word) + 4,
+	       "read as one word");
+_Static_assert(offsetof(struct engine_cpu, exit_word) % 8 == 0, "read as one word");
+
+/* -- Leaving -- */
+
+static _Noreturn void leave(struct engine_cpu *c, enum leave how)
+{
+	c->leave = how;
+	siglongjmp(*c->jump, 1);
+}
+
+_Noreturn void engine_raise(struct engine_cpu *c, enum exc vector)
+{
+	c->fault = (struct engine_event){.kind = ENGINE_EV_EXCEPTION, .vector = vector};
+	c->fault_payload = 0;
+	leave(c, LEAVE_FAULT);
+}
+
+_Noreturn void engine_raise_err(struct engine_cpu *c, enum exc vector, uint32_t error)
+{
+	c->fault = (struct engine_event){
+	    .kind = ENGINE_EV_EXCEPTION, .vector = vector, .has_error = true, .error = error};
+	c->fault_payload = 0;
+	leave(c, LEAVE_FAULT);
+}
+
+_Noreturn void engine_raise_pf(struct engine_cpu *c, uint64_t cr2, uint32_t error)
+{
+	c->fault = (struct engine_event){
+	    .kind = ENGINE_EV_EXCEPTION, .vector = EXC_PF, .has_error = true, .error = error};
+	c->fault_payload = cr2;
+	leave(c, LEAVE_FAULT);
+}
+
+_Noreturn void engine_raise_db(struct engine_cpu *c, uint64_t dr6)
+{
+	c->fault = (struct engine_event){.kind = ENGINE_EV_EXCEPTION, .vector = EXC_DB};
+	c->fault_payload = dr6;
+	leave(c, LEAVE_FAULT);
+}
+
+_Noreturn void engine_leave(struct engine_cpu *c, enum engine_exit exit)
+{
+	c->exit = exit;
+	leave(c, LEAVE_EXIT);
+}
+
+void engine_obey(struct engine_cpu *c, enum engine_status st)
+{
+	switch (st) {
+	case ENGINE_OK: return;
+	case ENGINE_STOP: engine_leave(c, ENGINE_EXIT_STOP);
+	case ENGINE_GP: engine_raise_err(c, EXC_GP, 0);
+	case ENGINE_UD: engine_raise(c, EXC_UD);
+	}
+}
+
+/* -- Finding the instruction -- */
+
+static inline struct insn *icache_slot(struct engine_cpu *c, uint64_t rip)
+{
+	return &c->icache[(rip ^ (rip >> ICACHE_BITS)) & ((1UL << ICACHE_BITS) - 1)];
+}
+
+static uint64_t mode_bits(const struct engine_cpu *c)
+{
+	switch (c->mode_key) {
+	case 64: return 0;
+	case 32: return 1ULL << 60;
+	case 16: return 2ULL << 60;
+	default: return 3ULL << 60;
+	}
+}
+
+/* Decodes n bytes into the slot; false: more bytes are needed. Raises #GP for an instruction above 15 bytes.
+ */
+static bool decode_into(struct engine_cpu *c, struct insn *i, const uint8_t *bytes, unsigned n)
+{
+	enum decode r;
+
+	i->key = ICACHE_EMPTY;
+	r = decode_bytes(c, i, bytes, n);
+	if (r == DECODE_LONG)
+		engine_raise_err(c, EXC_GP, 0);
+	if (r == DECODE_SHORT)
+		return false;
+	i->key = c->rip ^ c->fetch_mode;
+	return true;
+}
+
+static uint64_t code_linear(const struct engine_cpu *c, uint64_t rip)
+{
+	return c->code64 ? rip : (uint32_t)(c->seg[CS].base + rip);
+}
+
+/* The TLB's answer for a fetch, else the walk's. */
+static uint8_t *code_host(struct engine_cpu *c, uint64_t lin, uint64_t *seq)
+{
+	struct tlb_entry *e = TLB_AT(c, lin);
+	uint64_t gpa;
+	uint8_t *host;
+
+	*seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
+	atomic_signal_fence(memory_order_seq_cst);
+	if (likely(e->xtag == TLB_TAG(c, lin, 1)))
+		return (uint8_t *)(lin + e->addend);
+	host = mmu_translate(c, lin, ACC_EXEC, &gpa, seq);
+	if (!host)
+		engine_leave(c, ENGINE_EXIT_NOEMU);
+	return host;
+}
+
+/* #GP for an instruction pointer outside the code segment; the bytes left in it at rip, at most 15. */
+static unsigned code_room(struct engine_cpu *c, uint64_t rip)
+{
+	if (c->code64) {
+		if (!is_canonical(rip))
+			engine_raise_err(c, EXC_GP, 0);
+		return 15;
+	}
+	if (rip > c->seg[CS].limit)
+		engine_raise_err(c, EXC_GP, 0);
+	return MIN(c->seg[CS].limit - rip + 1, 15ULL);
+}
+
+/*
+ * Makes the page of RIP the current code page. False if RIP lies so close to its end, or to the limit of CS,
+ * that 16 bytes cannot be read there (or a revocation came between: then the slow way serves as well).
+ */
+static bool fetch_refill(struct engine_cpu *c)
+{
+	uint64_t rip = c->rip, lin, seq, back, ahead;
+	uint8_t *host;
+
+	code_room(c, rip);
+	lin = code_linear(c, rip);
+	host = code_host(c, lin, &seq);
+	back = lin & PAGE_OFFSET_MASK;
+	ahead = PAGE_SIZE - back;
+	if (!c->code64) {
+		back = MIN(back, rip);
+		ahead = MIN(ahead, (uint64_t)c->seg[CS].limit - rip + 1);
+	}
+	if (ahead < 16)
+		return false;
+	c->fetch_mode = mode_bits(c);
+	c->fetch_start = rip - back;
+	c->fetch_host = host - back;
+	c->fetch_len = back + ahead - 15;
+	atomic_signal_fence(memory_order_seq_cst);
+	if (atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) != seq) {
+		fetch_forget(c);
+		return false;
+	}
+	return true;
+}
+
+/* Reads n bytes of code at rip, all in one page. */
+static void fetch_bytes(struct engine_cpu *c, uint64_t rip, uint8_t *buf, unsigned n)
+{
+	for (;;) {
+		uint64_t seq;
+		uint8_t *host = code_host(c, code_linear(c, rip), &seq);
+		long left = raw_copy(c, buf, host, n, seq);
+
+		if (left == 0)
+			return;
+		if (left < 0)
+			access_bad(c);
+	}
+}
+
+/* The instruction at RIP near the end of a page or of the code segment. */
+static struct insn *insn_at_edge(struct engine_cpu *c)
+{
+	struct insn *i = icache_slot(c, c->rip);
+	unsigned room = code_room(c, c->rip);
+	unsigned here = MIN(room, (unsigned)(PAGE_SIZE - (code_linear(c, c->rip) & PAGE_OFFSET_MASK)));
+	uint8_t buf[16] = {0};
+
+	c->fetch_mode = mode_bits(c);
+	fetch_bytes(c, c->rip, buf, here);
+	if (i->key == (c->rip ^ c->fetch_mode) && !memcmp(buf, i->bytes, MIN(here, i->len))) {
+		if (i->len <= here)
+			return i;
+	} else if (decode_into(c, i, buf, here)) {
+		return i;
+	}
+	if (here == room) /* the next byte lies behind the limit, or would be the 16th */
+		engine_raise_err(c, EXC_GP, 0);
+	fetch_bytes(c, c->rip + here, buf + here, room - here);
+	if (i->key == (c->rip ^ c->fetch_mode) && !memcmp(buf, i->bytes, i->len) && i->len <= room)
+		return i;
+	if (!decode_into(c, i, buf, room))
+		engine_raise_err(c, EXC_GP, 0);
+	return i;
+}
+
+/* Reads the 16 bytes at RIP from the current code page; false if RIP is not in it. */
+static inline bool fetch_fast(struct engine_cpu *c, __m128i *bytes)
+{
+	uint64_t t;
+	__m128i v;
+
+	__asm__ goto volatile("771: movq %[rip], %[t]\n\t"
+			      "subq %[start], %[t]\n\t"
+			      "cmpq %[len], %[t]\n\t"
+			      "jae %l[miss]\n\t"
+			      "addq %[host], %[t]\n\t"
+			      "movdqu (%[t]), %[v]\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")
+			      : [t] "=&r"(t), [v] "=&x"(v)
+			      : [rip] "r"(c->rip), [start] "m"(c->fetch_start), [len] "m"(c->fetch_len),
+				[host] "m"(c->fetch_host)
+			      : "cc"
+			      : miss, bad);
+	*bytes = v;
+	return true;
+miss:
+	return false;
+bad:
+	access_bad(c);
+}
+
+/* Everything but a hit in the current page; may raise. */
+static __attribute__((noinline)) struct insn *insn_slow(struct engine_cpu *c)
+{
+	struct insn *i = icache_slot(c, c->rip);
+	uint8_t buf[16];
+	__m128i v;
+
+	if (!fetch_fast(c, &v) && (!fetch_refill(c) || !fetch_fast(c, &v)))
+		return insn_at_edge(c);
+	if (i->key == (c->rip ^ c->fetch_mode)) {
+		unsigned same = _mm_movemask_epi8(_mm_cmpeq_epi8(v, *(const __m128i *)i->bytes));
+
+		if ((same & i->len_mask) == i->len_mask)
+			return i;
+	}
+	memcpy(buf, &v, 16);
+	if (!decode_into(c, i, buf, 15))
+		engine_raise_err(c, EXC_GP, 0);
+	return i;
+}
+
+static inline struct insn *insn_find(struct engine_cpu *c)
+{
+	struct insn *i = icache_slot(c, c->rip);
+	unsigned same;
+	__m128i v;
+
+	if (unlikely(!fetch_fast(c, &v) || i->key != (c->rip ^ c->fetch_mode)))
+		return insn_slow(c);
+	same = _mm_movemask_epi8(_mm_cmpeq_epi8(v, *(const __m128i *)i->bytes));
+	if (unlikely((same & i->len_mask) != i->len_mask))
+		return insn_slow(c);
+	return i;
+}
+
+/* -- The loops -- */
+
+static inline bool boundary_calm(const struct engine_cpu *c)
+{
+	return likely(*(const volatile uint64_t *)&c->exit_word == 0);
+}
+
+/* Runs until a boundary needs attention. */
+static void run_fast(struct engine_cpu *c)
+{
+	while (boundary_calm(c)) {
+		const struct insn *i = insn_find(c);
+
+		c->next_rip = (c->rip + i->len) & c->ip_mask;
+		i->exec(c, i);
+		c->rip = c->next_rip;
+		c->retired++;
+	}
+}
+
+/* After an instruction retired: the traps that it owes. MOV SS puts them off by one instruction. */
+static void careful_after(struct engine_cpu *c)
+{
+	bool tf = c->before.tf;
+
+	memset(&c->before, 0, sizeof(c->before));
+	if (!(c->shadow & ENGINE_SHADOW_MOVSS))
+		debug_after(c, tf);
+}
+
+/* One instruction with everything that the fast loop leaves out. */
+static void run_careful(struct engine_cpu *c)
+{
+	const struct insn *i;
+
+	c->before.shadow = c->shadow;
+	c->before.rf = c->rflags & FLAG_RF;
+	c->before.tf = c->rflags & FLAG_TF;
+	if ((c->slow & SLOW_BREAK) && !c->before.rf && !(c->shadow & ENGINE_SHADOW_MOVSS))
+		debug_check_exec(c);
+	i = insn_find(c);
+	c->shadow = 0;
+	c->slow &= ~SLOW_SHADOW;
+	if (c->before.rf)
+		rflags_set(c, c->rflags & ~FLAG_RF);
+	c->next_rip = (c->rip + i->len) & c->ip_mask;
+	i->exec(c, i);
+	if (c->before.rf && c->next_rip == c->rip && i->rep != REP_NONE)
+		rflags_set(c, c->rflags | FLAG_RF); /* a repeated instruction that goes on */
+	c->rip = c->next_rip;
+	c->retired++;
+	if (c->shadow)
+		c->slow |= SLOW_SHADOW;
+	careful_after(c);
+}
+
+/* The exit word and the window. True: leave with c->exit. A step obeys neither, but stands still if asked. */
+static bool boundary_asks(struct engine_cpu *c, bool step)
+{
+	if (step) {
+		run_park(c);
+		return false;
+	}
+	if (unlikely(atomic_load_explicit(&c->exit_word, memory_order_relaxed))) {
+		bool stop;
+
+		atomic_exchange(&c->exit_word, 0);
+		port_enter(c);
+		stop = c->port->poll(c->ctx);
+		port_leave(c);
+		if (stop) {
+			c->exit = ENGINE_EXIT_POLL;
+			return true;
+		}
+	}
+	if (unlikely(c->slow & SLOW_WINDOW) && engine_interruptible(c)) {
+		c->want_window = false;
+		c->slow &= ~SLOW_WINDOW;
+		c->exit = ENGINE_EXIT_WINDOW;
+		return true;
+	}
+	return false;
+}
+
+/* HLT retired. False: a single-step trap wakes the CPU before it slept (debug_after raises). */
+static bool halted(struct engine_cpu *c)
+{
+	c->rip = c->next_rip;
+	c->retired++;
+	if (!c->before.tf)
+		return true;
+	careful_after(c);
+	return false;
+}
+
+/* What to do after a jump out of a handler or a delivery: true = leave engine_run with c->exit. */
+static bool run_landed(struct engine_cpu *c)
+{
+	enum leave how = c->leave;
+
+	c->leave = LEAVE_NONE;
+	if (how == LEAVE_EXIT) {
+		if (c->exit == ENGINE_EXIT_HLT)
+			return halted(c);
+		/* The instruction will begin again: its shadow and RF with it. */
+		c->shadow |= c->before.shadow;
+		if (c->shadow)
+			c->slow |= SLOW_SHADOW;
+		if (c->before.rf)
+			rflags_set(c, c->rflags | FLAG_RF);
+		return true;
+	}
+	if (how == LEAVE_FAULT) {
+		memset(&c->before, 0, sizeof(c->before));
+		c->shadow = 0;
+		c->slow &= ~SLOW_SHADOW;
+		if (!event_begin(c)) {
+			c->exit = ENGINE_EXIT_SHUTDOWN;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* One boundary and what follows it. True: leave with c->exit. */
+static bool run_some(struct engine_cpu *c, bool step)
+{
+	memset(&c->before, 0, sizeof(c->before));
+	if (c->is_delivering) {
+		event_deliver(c);
+		if (step) {
+			c->exit = ENGINE_EXIT_STEPPED;
+			return true;
+		}
+	}
+	if (boundary_asks(c, step))
+		return true;
+	if (!step && !c->slow) {
+		run_fast(c);
+		return false;
+	}
+	run_careful(c);
+	c->exit = ENGINE_EXIT_STEPPED;
+	return step;
+}
+
+/* The common body. Jumps land at sigsetjmp; nothing in this frame changes after it. */
+static enum engine_exit run(struct engine_cpu *c, bool step)
+{
+	sigjmp_buf *outer = c->jump;
+	sigjmp_buf here;
+
+	c->jump = &here;
+	c->leave = LEAVE_NONE;
+	run_enter(c);
+	if (!sigsetjmp(here, 0) || !run_landed(c))
+		while (!run_some(c, step))
+			;
+	run_leave(c);
+	c->jump = outer;
+	return c->exit;
+}
+
+enum engine_exit engine_run(struct engine_cpu *c)
+{
+	lock_assert_none("engine_run");
+	return run(c, false);
+}
+
+enum engine_exit engine_step(struct engine_cpu *c)
+{
+	lock_assert_none("engine_step");
+	return run(c, true);
+}
+
+/* -- For the room above -- */
+
+_Atomic uint32_t *engine_exit_word(struct engine_cpu *c)
+{
+	return &c->exit_word;
+}
+
+uint64_t engine_linear_rip(const struct engine_cpu *c)
+{
+	return code_linear(c, c->rip);
+}
+
+uint64_t engine_retired(const struct engine_cpu *c)
+{
+	return c->retired;
+}
