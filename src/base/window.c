@@ -93,7 +93,7 @@ static __attribute__((no_sanitize("thread"))) bool find_sorted(uint64_t pc, stru
 
 __attribute__((no_sanitize("thread"))) bool base_window_find(uint64_t pc, uint64_t *fault, uint64_t *again)
 {
-	struct window w;
+	struct window w = {0};
 
 	if (!(sorted ? find_sorted(pc, &w) : find_unsorted(pc, &w)))
 		return false;
