@@ -138,6 +138,7 @@ void engine_set_shadow(struct engine_cpu *c, unsigned shadow);
 bool engine_interruptible(const struct engine_cpu *c); /* IF set and no shadow */
 unsigned engine_cpl(const struct engine_cpu *c);
 uint64_t engine_get_cr0(const struct engine_cpu *c);
+uint64_t engine_get_cr4(const struct engine_cpu *c);
 uint64_t engine_get_rflags(const struct engine_cpu *c);
 /* engine_run returns ENGINE_EXIT_WINDOW as soon as engine_interruptible. One shot. */
 void engine_want_window(struct engine_cpu *c, bool want);

@@ -4,10 +4,19 @@
 #ifndef USERKVM_VCPU_CPUID_H
 #define USERKVM_VCPU_CPUID_H
 
+#include <linux/kvm.h>
+
 #include "base/base.h"
+#include "engine/engine.h"
 
 struct vcpu_cpuid {
-	char unused;
+	struct kvm_cpuid_entry2 *entries; /* as the VMM gave them; NULL before KVM_SET_CPUID2 */
+	unsigned n;
+	bool amd; /* leaves out of range answer as on AMD */
+	struct engine_features feat;
 };
+
+/* The host's CPUID as this library offers it; filled once by cpuid_init. */
+const struct kvm_cpuid_entry2 *cpuid_offered(unsigned *n);
 
 #endif
