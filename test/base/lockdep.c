@@ -342,18 +342,18 @@ static void mutexes_exclude(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(rank_and_cycle_are_reported),
-		TEST(wrong_order_alone_is_reported),
-		TEST(trylock_makes_no_edge),
-		TEST(srcu_self_deadlock_is_reported),
-		TEST(three_cpu_chain_is_reported),
-		TEST(arch_lock_across_sync_is_reported),
-		TEST(own_role_nests_only_for_vcpus_under_kvm),
-		TEST(vcpu_slots_inversion_is_reported),
-		TEST(clean_nesting_is_silent),
-		TEST(assertions_report),
-		TEST(signal_interrupts_a_wait),
-		TEST(mutexes_exclude),
+	    TEST(rank_and_cycle_are_reported),
+	    TEST(wrong_order_alone_is_reported),
+	    TEST(trylock_makes_no_edge),
+	    TEST(srcu_self_deadlock_is_reported),
+	    TEST(three_cpu_chain_is_reported),
+	    TEST(arch_lock_across_sync_is_reported),
+	    TEST(own_role_nests_only_for_vcpus_under_kvm),
+	    TEST(vcpu_slots_inversion_is_reported),
+	    TEST(clean_nesting_is_silent),
+	    TEST(assertions_report),
+	    TEST(signal_interrupts_a_wait),
+	    TEST(mutexes_exclude),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

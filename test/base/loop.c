@@ -13,11 +13,11 @@
 #include "base/sys.h"
 
 /* Waits up to 5 s for a condition. */
-#define WAIT_FOR(cond)                                                                                       \
-	do {                                                                                                 \
-		for (int wait_i = 0; wait_i < 50000 && !(cond); wait_i++)                                    \
-			usleep(100);                                                                         \
-		assert_true(cond);                                                                           \
+#define WAIT_FOR(cond)                                                    \
+	do {                                                              \
+		for (int wait_i = 0; wait_i < 50000 && !(cond); wait_i++) \
+			usleep(100);                                      \
+		assert_true(cond);                                        \
 	} while (0)
 
 static int start(void **state)
@@ -252,15 +252,15 @@ static void checker_is_silent(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(timers_fire_in_order),
-		cmocka_unit_test(past_fires_at_once_and_earlier_wins),
-		cmocka_unit_test(cancel_waits_for_a_running_callback),
-		cmocka_unit_test(cancel_beats_rearming),
-		cmocka_unit_test(callback_may_free_its_timer),
-		cmocka_unit_test(descriptors_are_watched_until_deleted),
-		cmocka_unit_test(allocation_failure_is_told),
-		cmocka_unit_test(forked_child_starts_afresh),
-		cmocka_unit_test(checker_is_silent),
+	    cmocka_unit_test(timers_fire_in_order),
+	    cmocka_unit_test(past_fires_at_once_and_earlier_wins),
+	    cmocka_unit_test(cancel_waits_for_a_running_callback),
+	    cmocka_unit_test(cancel_beats_rearming),
+	    cmocka_unit_test(callback_may_free_its_timer),
+	    cmocka_unit_test(descriptors_are_watched_until_deleted),
+	    cmocka_unit_test(allocation_failure_is_told),
+	    cmocka_unit_test(forked_child_starts_afresh),
+	    cmocka_unit_test(checker_is_silent),
 	};
 
 	return cmocka_run_group_tests(tests, start, NULL);

@@ -87,9 +87,9 @@ static void one_destruction_among_threads(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(misuse_saturates),
-		cmocka_unit_test(last_put_is_told),
-		cmocka_unit_test(one_destruction_among_threads),
+	    cmocka_unit_test(misuse_saturates),
+	    cmocka_unit_test(last_put_is_told),
+	    cmocka_unit_test(one_destruction_among_threads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

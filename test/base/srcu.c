@@ -239,14 +239,14 @@ static void loop_runs_the_lone_call(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(no_memory_is_told),
-		TEST(synchronize_waits_for_readers),
-		TEST(calls_run_without_a_loop),
-		TEST(backlog_is_bounded),
-		TEST(call_does_not_run_under_a_reader),
-		TEST(grace_periods_are_quick),
-		TEST(torture),
-		TEST(loop_runs_the_lone_call),
+	    cmocka_unit_test(no_memory_is_told),
+	    TEST(synchronize_waits_for_readers),
+	    TEST(calls_run_without_a_loop),
+	    TEST(backlog_is_bounded),
+	    TEST(call_does_not_run_under_a_reader),
+	    TEST(grace_periods_are_quick),
+	    TEST(torture),
+	    TEST(loop_runs_the_lone_call),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* make check T=base/util: memory that fails on demand, big blocks that cost nothing, the TSC's frequency, log lines. */
+/* make check T=base/util: memory that fails on demand, big blocks that cost nothing, the TSC's frequency, log
+ * lines. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <fcntl.h>
@@ -120,13 +121,13 @@ static void log_goes_where_it_is_told(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(log_goes_where_it_is_told), /* first: before anything logs */
-		cmocka_unit_test(impossible_sizes_are_refused),
-		cmocka_unit_test(nth_allocation_fails),
-		cmocka_unit_test(blocks_are_zeroed_and_aligned),
-		cmocka_unit_test(big_blocks_are_lazy),
-		cmocka_unit_test(tsc_keeps_its_time),
-		cmocka_unit_test(claimed_fds_are_high),
+	    cmocka_unit_test(log_goes_where_it_is_told), /* first: before anything logs */
+	    cmocka_unit_test(impossible_sizes_are_refused),
+	    cmocka_unit_test(nth_allocation_fails),
+	    cmocka_unit_test(blocks_are_zeroed_and_aligned),
+	    cmocka_unit_test(big_blocks_are_lazy),
+	    cmocka_unit_test(tsc_keeps_its_time),
+	    cmocka_unit_test(claimed_fds_are_high),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
