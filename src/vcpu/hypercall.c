@@ -5,8 +5,8 @@
 
 #include "vcpu/internal.h"
 
-#define CPL_DENIED	  (-EPERM) /* KVM_EPERM and KVM_ENOSYS in the guest's registers */
-#define NOT_OFFERED	  (-1000)
+#define CPL_DENIED	  (-KVM_EPERM)
+#define NOT_OFFERED	  (-KVM_ENOSYS)
 #define APIC_DEST_LOGICAL 0x800U
 #define APIC_SHORTHAND	  0xc0000U
 #define MSI_BASE	  0xfee00000U

@@ -185,6 +185,10 @@ bool event_wakes(struct vcpu *v);
 void event_init_sipi(struct vcpu *v);
 /* Delivers what can be delivered now and arranges windows for the rest; as run_exit. Inside the section. */
 int event_inject(struct vcpu *v);
+/* The first part of it: what is half delivered or pending. 2 = nothing of that is left. */
+int event_redeliver(struct vcpu *v);
+/* Moves a pending exception's payload into CR2 or DR6. */
+void event_payload(struct vcpu *v);
 /* KVM_RUN's ready_for_interrupt_injection, for an irqchip that is not whole in the library. */
 bool event_dm_ready(struct vcpu *v);
 /* kvmvapic: takes the guest's TPR from the page that KVM_SET_VAPIC_ADDR named; puts TPR, ISR and IRR there.
@@ -193,8 +197,9 @@ void event_vapic_from(struct vcpu *v);
 void event_vapic_to(struct vcpu *v);
 
 /* -- smm.c -- */
-/* Saves state at SMBASE and enters SMM. 0, or -EFAULT (SMRAM has no memory: the guest is lost). */
-int smm_enter(struct vcpu *v);
+/* Saves state at SMBASE and enters SMM; without memory there the state is lost, as on a CPU. */
+void smm_enter(struct vcpu *v);
+/* RSM: restores state, or leaves with KVM_EXIT_SHUTDOWN if the image is impossible; #UD outside SMM. */
 enum engine_status smm_leave(struct vcpu *v);
 /* Enters or leaves the SMM address space without touching registers. */
 void smm_switch(struct vcpu *v, bool smm);
