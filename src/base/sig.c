@@ -100,10 +100,9 @@ static SIGSAFE struct kact table_read(int sig)
 
 	do {
 		s = atomic_load_explicit(&d->seq, memory_order_acquire);
-		k.handler = atomic_load_explicit(&d->handler, memory_order_relaxed);
-		k.flags = atomic_load_explicit(&d->flags, memory_order_relaxed);
-		k.mask = atomic_load_explicit(&d->mask, memory_order_relaxed);
-		atomic_thread_fence(memory_order_acquire);
+		k.handler = atomic_load_explicit(&d->handler, memory_order_acquire);
+		k.flags = atomic_load_explicit(&d->flags, memory_order_acquire);
+		k.mask = atomic_load_explicit(&d->mask, memory_order_acquire);
 	} while ((s & 1) || s != atomic_load_explicit(&d->seq, memory_order_relaxed));
 	return k;
 }

@@ -110,11 +110,11 @@ static void grace_period(struct srcu *s)
 	unsigned p = atomic_load(&s->phase) & 1;
 
 	atomic_store(&s->started, n);
-	atomic_thread_fence(memory_order_seq_cst); /* B */
+	base_fence(); /* B */
 	wait_phase(s, p ^ 1);
 	atomic_fetch_add(&s->phase, 1);
 	wait_phase(s, p);
-	atomic_thread_fence(memory_order_seq_cst); /* D */
+	base_fence(); /* D */
 	atomic_store(&s->completed, n);
 }
 
@@ -123,7 +123,7 @@ static void wait_grace_period(struct srcu *s)
 {
 	uint64_t want;
 
-	atomic_thread_fence(memory_order_seq_cst);
+	base_fence();
 	want = atomic_load(&s->started) + 1;
 	raw_lock(&s->gp);
 	if (atomic_load(&s->completed) < want)

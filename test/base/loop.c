@@ -12,6 +12,13 @@
 #include "base/base.h"
 #include "base/sys.h"
 
+/* The forked child below makes a thread, which TSan allows only if told so. */
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void)
+{
+	return "die_after_fork=0";
+}
+
 /* Waits up to 5 s for a condition. */
 #define WAIT_FOR(cond)                                                    \
 	do {                                                              \
