@@ -56,7 +56,8 @@ void rwlock_destroy(struct rwlock *l);
 #ifdef USERKVM_CHECKED
 /* Reports unless this thread holds m. */
 void lock_assert_held(const struct mutex *m);
-/* Reports if this thread holds any lock or SRCU read section; called before guest code runs. */
+/* Reports if this thread holds any lock but a vcpu->mutex, or an SRCU section; called before guest code runs.
+ */
 void lock_assert_none(const char *where);
 /* Ledger entry points for the primitives of this room. */
 void lockdep_acquire(enum lock_role role, const void *lock, int mode);
@@ -80,9 +81,9 @@ static inline void lock_assert_none(const char *where)
 }
 #endif
 
-#define LOCKDEP_EXCL  0 /* may wait for everybody */
-#define LOCKDEP_READ  1 /* fair read: counts as blocking */
-#define LOCKDEP_SRCU  2 /* recursive read side */
-#define LOCKDEP_TRY   3 /* adds no wait edge */
+#define LOCKDEP_EXCL 0 /* may wait for everybody */
+#define LOCKDEP_READ 1 /* fair read: counts as blocking */
+#define LOCKDEP_SRCU 2 /* recursive read side */
+#define LOCKDEP_TRY  3 /* adds no wait edge */
 
 #endif

@@ -243,6 +243,9 @@ static void clean_nesting_is_silent(void **state)
 	mutex_unlock(&slots);
 	mutex_unlock(&vcpu);
 	lock_assert_none("here");
+	mutex_lock(&vcpu); /* KVM_RUN holds this one */
+	lock_assert_none("here");
+	mutex_unlock(&vcpu);
 	assert_int_equal(lockdep_reports(), 0);
 	rwlock_destroy(&rw);
 	srcu_cleanup(&s);
