@@ -103,6 +103,7 @@ struct vcpu {
 	struct vcpu_pending pending;
 	struct vcpu_replay replay;
 	int run_result;	 /* what vcpu_run returns when a port call stopped the engine */
+	bool in_run;	 /* between base_sig_run_begin and _end of KVM_RUN */
 	bool completing; /* poll says go on until the stopped instruction is done */
 	bool step_once;	 /* an event waits for the end of an interrupt shadow */
 	bool hlt_active; /* HLT without exit, APIC in the VMM: waits for an event */

@@ -99,14 +99,14 @@ static int run_finish(struct vcpu *v);
 /* A port call stopped the instruction. For port 7E KVM moves RIP before the VMM sees the exit. */
 static int run_stop(struct vcpu *v)
 {
-	struct kvm_run saved;
+	__typeof__(v->run->io) io;
 
 	if (v->run_result || !v->pending.complete || !v->pending.early)
 		return v->run_result;
 	v->pending.early = false;
-	saved.io = v->run->io;
+	io = v->run->io;
 	run_finish(v);
-	v->run->io = saved.io;
+	v->run->io = io;
 	return run_leave(v, KVM_EXIT_IO);
 }
 
@@ -393,9 +393,11 @@ int vcpu_run(struct vcpu *v)
 	int r;
 
 	base_sig_run_begin(&v->sig, v->has_sigmask ? &v->sigmask : NULL);
+	v->in_run = true;
 	v->run->flags = 0;
 	r = run_all(v);
 	run_save(v);
+	v->in_run = false;
 	base_sig_run_end(&v->sig);
 	return r;
 }
