@@ -12,8 +12,6 @@
 #define DR7_GD		 BIT(13)
 #define VEC_DB		 1
 #define VEC_NMI		 2
-#define VEC_BP		 3
-#define VEC_OF		 4
 #define VEC_DF		 8
 #define VEC_PF		 14
 #define APIC_TASKPRI	 0x80
@@ -257,7 +255,6 @@ static int deliver(struct vcpu *v, const struct engine_event *ev)
 static int deliver_exception(struct vcpu *v)
 {
 	struct vcpu_exception *x = &v->ev.exc;
-	bool soft = x->vector == VEC_BP || x->vector == VEC_OF;
 	struct engine_event ev = {
 	    .kind = soft && v->bp_len ? ENGINE_EV_SOFT : ENGINE_EV_EXCEPTION,
 	    .vector = x->vector,

@@ -107,7 +107,6 @@ struct vcpu {
 	bool completing; /* poll says go on until the stopped instruction is done */
 	bool step_once;	 /* an event waits for the end of an interrupt shadow */
 	bool hlt_active; /* HLT without exit, APIC in the VMM: waits for an event */
-	uint8_t bp_len;	 /* length of the INT3 that the last KVM_EXIT_DEBUG reported */
 
 	bool has_sigmask;
 	sigset_t sigmask;

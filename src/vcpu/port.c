@@ -14,6 +14,7 @@
 #define MSR_X2APIC_FIRST 0x800
 #define MSR_X2APIC_LAST	 0x8ff
 #define KVMVAPIC_PORT	 0x7e
+#define FILL_TRIES	 100000
 #define MWAIT_NAP_NS	 100000
 
 enum engine_status vcpu_stop(struct vcpu *v, const struct vcpu_access *a, void (*complete)(struct vcpu *v))
@@ -40,13 +41,23 @@ static void look_again(struct vcpu *v)
 
 /* -- Pages -- */
 
+/* Waits here for a slot update to end: the engine would begin the instruction again, device accesses
+ * included. */
 static enum engine_fill port_fill(void *ctx, uint64_t gpa, bool write, struct engine_page *page)
 {
 	struct vcpu *v = ctx;
+	enum mem_fill_result r;
 	struct mem_page p;
+	unsigned tries = 0;
 
-	guest_acknowledge(v);
-	switch (mem_fill(v->vm->mem, vcpu_as(v), gpa, write, &p)) {
+	for (;;) {
+		guest_acknowledge(v);
+		r = mem_fill(v->vm->mem, vcpu_as(v), gpa, write, &p);
+		if (r != MEM_RETRY || ++tries == FILL_TRIES)
+			break;
+		sched_yield();
+	}
+	switch (r) {
 	case MEM_FIXED:
 		*page = (struct engine_page){.host = p.host, .writable = p.writable, .id = p.id};
 		return FILL_FIXED;

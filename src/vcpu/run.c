@@ -87,10 +87,7 @@ static int run_halt(struct vcpu *v)
 
 static int run_debug(struct vcpu *v)
 {
-	struct kvm_debug_exit_arch *arch = &v->run->debug.arch;
-
-	engine_debug_info(v->cpu, arch);
-	v->bp_len = arch->exception == 3;
+	engine_debug_info(v->cpu, &v->run->debug.arch);
 	return run_leave(v, KVM_EXIT_DEBUG);
 }
 
@@ -171,20 +168,11 @@ static int run_requests(struct vcpu *v)
 
 /* -- Guest and sleep -- */
 
-/* Nothing that another thread may wait for is held while guest code runs. */
-static void assert_free(const struct vcpu *v)
-{
-#ifdef USERKVM_CHECKED
-	base_bug_on(srcu_read_held(v->vm->srcu));
-#endif
-}
-
 static int run_guest(struct vcpu *v)
 {
 	enum engine_exit x;
 	int r;
 
-	assert_free(v);
 	guest_enter(v);
 	r = run_requests(v);
 	if (r > 0)

@@ -159,7 +159,6 @@ void vcpu_reset(struct vcpu *v, bool init)
 	v->ev = (struct vcpu_events){.extint = v->ev.extint};
 	v->pending = (struct vcpu_pending){0};
 	v->hlt_active = false;
-	v->bp_len = 0;
 	atomic_store(&v->nmi_queued, 0);
 	atomic_store(&v->unhalted, false);
 	replay_clear(v);
