@@ -256,11 +256,10 @@ static int deliver_exception(struct vcpu *v)
 {
 	struct vcpu_exception *x = &v->ev.exc;
 	struct engine_event ev = {
-	    .kind = soft && v->bp_len ? ENGINE_EV_SOFT : ENGINE_EV_EXCEPTION,
+	    .kind = ENGINE_EV_EXCEPTION,
 	    .vector = x->vector,
 	    .has_error = x->has_error && (engine_get_cr0(v->cpu) & 1),
 	    .error = x->error,
-	    .insn_len = v->bp_len,
 	};
 	int r = deliver(v, &ev);
 
