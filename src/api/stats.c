@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * KVM_GET_STATS_FD: header, id string, descriptors and values in a read-only memfd of its own. The values
+ * are copied in when the file is made and again before each read of it.
+ */
+#include "api/stats.h"
+
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+
+#include "api/kvm.h"
+#include "base/sys.h"
+
+#define NAME_SIZE 48 /* KVM_STATS_NAME_SIZE */
+
+struct stat_row {
+	const char *name;
+	uint32_t flags;
+};
+
+#define STAT_ROW(name, kind) {#name, KVM_STATS_TYPE_##kind | KVM_STATS_UNIT_NONE | KVM_STATS_BASE_POW10},
+static const struct stat_row vm_rows[] = {VM_STATS(STAT_ROW)};
+static const struct stat_row vcpu_rows[] = {VCPU_STATS(STAT_ROW)};
+#undef STAT_ROW
+_Static_assert(ARRAY_SIZE(vm_rows) * sizeof(uint64_t) == sizeof(struct vm_stats), "one row per counter");
+_Static_assert(ARRAY_SIZE(vcpu_rows) * sizeof(uint64_t) == sizeof(struct vcpu_stats), "one row per counter");
+
+/* A descriptor as it stands in the file. */
+struct stat_desc {
+	struct kvm_stats_desc d;
+	char name[NAME_SIZE];
+};
+_Static_assert(sizeof(struct stat_desc) == sizeof(struct kvm_stats_desc) + NAME_SIZE, "no padding");
+
+struct stats_file {
+	struct kvm *kvm;
+	const _Atomic uint64_t *values;
+	unsigned n;
+	uint64_t *out; /* in the file's mapping */
+};
+
+static void copy_values(struct stats_file *s)
+{
+	for (unsigned i = 0; i < s->n; i++) {
+		uint64_t v = atomic_load_explicit(&s->values[i], memory_order_relaxed);
+
+		__atomic_store_n(&s->out[i], v, __ATOMIC_RELAXED);
+	}
+}
+
+static void stats_refresh(struct api_file *f)
+{
+	copy_values(f->object);
+}
+
+static void stats_release(void *object)
+{
+	struct stats_file *s = object;
+
+	kvm_put(s->kvm);
+	base_free(s);
+}
+
+static const struct file_class stats_file_class = {
+    .kind = FILE_STATS,
+    .refresh = stats_refresh,
+    .release = stats_release,
+};
+
+static size_t content_size(unsigned n)
+{
+	return sizeof(struct kvm_stats_header) + NAME_SIZE +
+	       n * (sizeof(struct stat_desc) + sizeof(uint64_t));
+}
+
+/* Header, id and descriptors; returns where the values go. */
+static uint64_t *fill_content(uint8_t *map, const struct stat_row *rows, unsigned n, struct vcpu_handle *h)
+{
+	struct kvm_stats_header *head = (struct kvm_stats_header *)map;
+	struct stat_desc *desc;
+	char *id = (char *)(head + 1);
+	int pid = (int)sys_call(SYS_getpid);
+
+	desc = (struct stat_desc *)(id + NAME_SIZE);
+	*head = (struct kvm_stats_header){
+	    .name_size = NAME_SIZE,
+	    .num_desc = n,
+	    .id_offset = sizeof(*head),
+	    .desc_offset = sizeof(*head) + NAME_SIZE,
+	    .data_offset = (uint32_t)(sizeof(*head) + NAME_SIZE + n * sizeof(*desc)),
+	};
+	if (h)
+		snprintf(id, NAME_SIZE, "kvm-%d/vcpu-%u", pid, vcpu_id(h->vcpu));
+	else
+		snprintf(id, NAME_SIZE, "kvm-%d", pid);
+	for (unsigned i = 0; i < n; i++) {
+		desc[i].d.flags = rows[i].flags;
+		desc[i].d.size = 1;
+		desc[i].d.offset = (uint32_t)(i * sizeof(uint64_t));
+		snprintf(desc[i].name, NAME_SIZE, "%s", rows[i].name);
+	}
+	return (uint64_t *)(desc + n);
+}
+
+int stats_file_create(struct kvm *kvm, struct vcpu_handle *h)
+{
+	const struct stat_row *rows = h ? vcpu_rows : vm_rows;
+	unsigned n = h ? ARRAY_SIZE(vcpu_rows) : ARRAY_SIZE(vm_rows);
+	struct stats_file *s = base_zalloc(sizeof(*s));
+	struct api_file *f;
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	r = file_prepare(&f, &stats_file_class, h ? "kvm-vcpu-stats" : "kvm-vm-stats", content_size(n),
+			 O_RDONLY);
+	if (r) {
+		base_free(s);
+		return r;
+	}
+	s->kvm = kvm;
+	s->n = n;
+	s->values = h ? &h->stats.exits : &kvm->stats.vcpus;
+	s->out = fill_content(f->map, rows, n, h);
+	copy_values(s);
+	kvm_get(kvm);
+	r = file_install(f, s, true);
+	if (r < 0) {
+		kvm_put_not_last(kvm);
+		file_abandon(f);
+		base_free(s);
+	}
+	return r;
+}
+
+void stats_count_run(struct vcpu_handle *h, long result)
+{
+	const struct kvm_run *run = (const struct kvm_run *)h->map;
+
+	stat_add(&h->stats.exits);
+	if (result == -EINTR)
+		stat_add(&h->stats.signal_exits);
+	if (result)
+		return;
+	switch (__atomic_load_n(&run->exit_reason, __ATOMIC_RELAXED)) {
+	case KVM_EXIT_IO: stat_add(&h->stats.io_exits); break;
+	case KVM_EXIT_MMIO: stat_add(&h->stats.mmio_exits); break;
+	case KVM_EXIT_HLT: stat_add(&h->stats.halt_exits); break;
+	case KVM_EXIT_IRQ_WINDOW_OPEN: stat_add(&h->stats.irq_window_exits); break;
+	case KVM_EXIT_DEBUG: stat_add(&h->stats.debug_exits); break;
+	case KVM_EXIT_X86_RDMSR:
+	case KVM_EXIT_X86_WRMSR: stat_add(&h->stats.msr_exits); break;
+	case KVM_EXIT_SHUTDOWN: stat_add(&h->stats.shutdown_exits); break;
+	default: break;
+	}
+}

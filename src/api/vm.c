@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The VM object: made, counted, listed, destroyed; and its file. */
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include "api/kvm.h"
+#include "api/life.h"
+#include "base/sys.h"
+
+static struct {
+	struct mutex lock; /* guards the links; never held across a callback */
+	struct kvm *first;
+} registry = {.lock = {.role = LOCK_REGISTRY}};
+
+/* -- Registry -- */
+
+static void registry_add(struct kvm *kvm)
+{
+	mutex_lock(&registry.lock);
+	kvm->list_next = registry.first;
+	if (registry.first)
+		registry.first->list_prev = kvm;
+	registry.first = kvm;
+	mutex_unlock(&registry.lock);
+}
+
+static void registry_del(struct kvm *kvm)
+{
+	mutex_lock(&registry.lock);
+	if (kvm->list_prev)
+		kvm->list_prev->list_next = kvm->list_next;
+	else
+		registry.first = kvm->list_next;
+	if (kvm->list_next)
+		kvm->list_next->list_prev = kvm->list_prev;
+	mutex_unlock(&registry.lock);
+}
+
+struct kvm *registry_next(struct kvm *kvm)
+{
+	struct kvm *next;
+
+	mutex_lock(&registry.lock);
+	next = kvm ? kvm->list_next : registry.first;
+	while (next && !kvm_get_safe(next))
+		next = next->list_next;
+	mutex_unlock(&registry.lock);
+	if (kvm)
+		kvm_put(kvm);
+	return next;
+}
+
+void registry_forked(void)
+{
+	mutex_init(&registry.lock, LOCK_REGISTRY);
+	registry.first = NULL;
+}
+
+/* -- Destruction -- */
+
+/* Undoes kvm_create from the stage it reached; nobody else has the VM. */
+static void teardown(struct kvm *kvm)
+{
+	unsigned n = atomic_load(&kvm->vm.nr_vcpus);
+
+	if (kvm->stage >= KVM_STAGE_SRCU)
+		srcu_barrier(&kvm->srcu);
+	switch (kvm->stage) {
+	case KVM_STAGE_LISTED:
+		registry_del(kvm);
+		irq_release_irqfds(kvm->vm.irq);
+		for (unsigned i = 0; i < n; i++)
+			vcpu_handle_destroy(kvm->handles[i]);
+		device_destroy_all(kvm);
+		/* fallthrough */
+	case KVM_STAGE_RING:
+		sys_call(SYS_munmap, kvm->ring, PAGE_SIZE);
+		/* fallthrough */
+	case KVM_STAGE_VCPUS:
+		vcpu_vm_destroy(&kvm->vm);
+		/* fallthrough */
+	case KVM_STAGE_CODE:
+		engine_code_destroy(kvm->vm.code);
+		/* fallthrough */
+	case KVM_STAGE_IRQ:
+		irq_destroy(kvm->vm.irq);
+		/* fallthrough */
+	case KVM_STAGE_BUS:
+		bus_destroy(kvm->vm.bus);
+		/* fallthrough */
+	case KVM_STAGE_MEM:
+		mem_destroy(kvm->vm.mem);
+		/* fallthrough */
+	case KVM_STAGE_SRCU:
+		/* What the organs' ends replaced is still on its way out. */
+		srcu_barrier(&kvm->srcu);
+		srcu_cleanup(&kvm->srcu);
+		/* fallthrough */
+	case KVM_STAGE_NONE: break;
+	}
+	kvm->magic = 0;
+	base_free(kvm);
+	life_put();
+}
+
+static const struct kvm_ops own_ops = {.destroy = teardown};
+
+void kvm_get(struct kvm *kvm)
+{
+	ref_get(&kvm->users);
+}
+
+bool kvm_get_safe(struct kvm *kvm)
+{
+	return ref_get_unless_zero(&kvm->users);
+}
+
+void kvm_put(struct kvm *kvm)
+{
+	base_bug_on(kvm->magic != KVM_MAGIC);
+	if (ref_put(&kvm->users))
+		kvm->ops->destroy(kvm);
+}
+
+void kvm_put_not_last(struct kvm *kvm)
+{
+	ref_put_not_last(&kvm->users);
+}
+
+/* -- Creation -- */
+
+/* The organs, in the order of systems.md A5; kvm->stage says how far. */
+static int make_organs(struct kvm *kvm)
+{
+	struct vcpu_vm *vm = &kvm->vm;
+	long page;
+	int r;
+
+	r = srcu_init(&kvm->srcu, LOCK_SRCU_VM);
+	if (r)
+		return r;
+	kvm->stage = KVM_STAGE_SRCU;
+	r = mem_create(&vm->mem, &vcpu_mem_port, vm, &kvm->srcu, &kvm->slots_lock);
+	if (r)
+		return r;
+	kvm->stage = KVM_STAGE_MEM;
+	r = bus_create(&vm->bus, &kvm->srcu, &kvm->slots_lock);
+	if (r)
+		return r;
+	kvm->stage = KVM_STAGE_BUS;
+	r = irq_create(&vm->irq, &vcpu_irq_port, vm, vm->bus, &kvm->slots_lock);
+	if (r)
+		return r;
+	kvm->stage = KVM_STAGE_IRQ;
+	r = engine_code_create(&vm->code);
+	if (r)
+		return r;
+	kvm->stage = KVM_STAGE_CODE;
+	r = vcpu_vm_init(vm);
+	if (r)
+		return r;
+	kvm->stage = KVM_STAGE_VCPUS;
+	page = sys_call(SYS_mmap, NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (page < 0 && page > -4096)
+		return (int)page;
+	kvm->ring = (struct kvm_coalesced_mmio_ring *)page;
+	bus_coalesced_set_ring(vm->bus, kvm->ring);
+	kvm->stage = KVM_STAGE_RING;
+	return 0;
+}
+
+int kvm_create(struct kvm **out)
+{
+	struct kvm *kvm;
+	int r;
+
+	r = life_get();
+	if (r)
+		return r;
+	kvm = base_zalloc(sizeof(*kvm));
+	if (!kvm) {
+		life_put();
+		return -ENOMEM;
+	}
+	kvm->magic = KVM_MAGIC;
+	kvm->ops = &own_ops;
+	kvm->mmu_pages = KVM_MIN_MMU_PAGES;
+	mutex_init(&kvm->lock, LOCK_KVM);
+	mutex_init(&kvm->slots_lock, LOCK_SLOTS);
+	kvm->vm.srcu = &kvm->srcu;
+	kvm->vm.lock = &kvm->lock;
+	r = make_organs(kvm);
+	if (r) {
+		teardown(kvm);
+		return r;
+	}
+	ref_init(&kvm->users, 1);
+	registry_add(kvm);
+	kvm->stage = KVM_STAGE_LISTED;
+	*out = kvm;
+	return 0;
+}
+
+/* -- The file -- */
+
+struct api_file *kvm_file_get_active(struct kvm *kvm)
+{
+	struct api_file *f;
+
+	while ((f = atomic_load(&kvm->file))) {
+		if (!ref_get_unless_zero(&f->refs))
+			return NULL;
+		/* The file's memory may have become another file between the load and the count. */
+		if (atomic_load(&kvm->file) == f)
+			return f;
+		api_put(f);
+	}
+	return NULL;
+}
+
+static void vm_release(void *object)
+{
+	struct kvm *kvm = object;
+
+	irq_release_irqfds(kvm->vm.irq);
+	atomic_store(&kvm->file, NULL);
+	kvm_put(kvm);
+}
+
+const struct file_class vm_file_class = {
+    .kind = FILE_VM,
+    .ioctl = vm_ioctl,
+    .release = vm_release,
+};
+
+int vm_file_create(unsigned long type)
+{
+	struct api_file *f;
+	struct kvm *kvm;
+	int r;
+
+	if (type)
+		return -EINVAL;
+	r = file_prepare(&f, &vm_file_class, "kvm-vm", 0, O_RDWR);
+	if (r)
+		return r;
+	r = kvm_create(&kvm);
+	if (r) {
+		file_abandon(f);
+		return r;
+	}
+	atomic_store(&kvm->file, f);
+	r = file_install(f, kvm, true);
+	if (r < 0) {
+		atomic_store(&kvm->file, NULL);
+		kvm_put(kvm);
+		file_abandon(f);
+	}
+	return r;
+}
