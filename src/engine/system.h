@@ -120,6 +120,8 @@ void mmu_flush_pcid(struct engine_cpu *c, unsigned pcid);
 bool debug_page_watched(const struct engine_cpu *c, uint64_t page);
 /* Notes I/O breakpoints. debug.c */
 void debug_check_io(struct engine_cpu *c, uint16_t port, unsigned size);
+/* General detection: DR7.GD and a MOV of a debug register. debug.c */
+void debug_check_gd(struct engine_cpu *c);
 /* True if #DB belongs to the VMM; then *info is what it is told. debug.c */
 bool debug_intercepts_db(const struct engine_cpu *c);
 _Noreturn void debug_leave(struct engine_cpu *c, uint8_t exception, uint64_t dr6);
@@ -133,6 +135,7 @@ struct far_stack {
 	uint32_t error; /* of the #SS that a limit violation raises */
 };
 void far_push(struct engine_cpu *c, struct far_stack *st, uint64_t val, unsigned size);
+uint64_t far_pop(struct engine_cpu *c, struct far_stack *st, unsigned size);
 /* The current stack, as a far_stack whose limit violations raise #SS(error). */
 void far_stack_current(struct engine_cpu *c, struct far_stack *st, uint32_t error);
 /* The stack of privilege level dpl from the TSS; raises #TS, #SS, #PF. */
@@ -162,7 +165,6 @@ void task_return(struct engine_cpu *c);
 /* -- Control registers and MSRs (control.c, msr.c) -- */
 void control_set_efer(struct engine_cpu *c, uint64_t val);
 bool control_cr4_valid(const struct engine_cpu *c, uint64_t val);
-bool control_xcr0_valid(const struct engine_cpu *c, uint64_t val);
 void op_mov_from_cr(struct engine_cpu *c, const struct insn *i);
 void op_mov_to_cr(struct engine_cpu *c, const struct insn *i);
 void op_mov_from_dr(struct engine_cpu *c, const struct insn *i);
@@ -177,6 +179,16 @@ void op_wrmsr(struct engine_cpu *c, const struct insn *i);
 
 /* Segment-register and descriptor-table instructions: sysseg.c; NULL if the mnemonic is not one. */
 insn_fn sysseg_select(struct insn *i, const struct insn_decoded *d);
+
+/* A port call that may sleep, and what its answer asks for. */
+#define PORT_CALL(c, call)              \
+	do {                            \
+		enum engine_status st_; \
+		port_enter(c);          \
+		st_ = (call);           \
+		port_leave(c);          \
+		engine_obey(c, st_);    \
+	} while (0)
 
 /* -- Small operand helpers -- */
 static inline uint64_t gpr_read(const struct engine_cpu *c, unsigned r, unsigned size)
