@@ -207,7 +207,6 @@ struct engine_cpu {
 	const struct engine_port *port;
 	void *ctx;
 	uint8_t db_hits;	/* DR6 bits 0..3: data and I/O breakpoints hit since the last boundary */
-	uint8_t db_guest_debug; /* those of db_hits that belong to KVM_SET_GUEST_DEBUG */
 	bool break_data;	/* a data breakpoint is armed: every slow-path access calls debug_check_data */
 
 	/* -- Caches -- */

@@ -353,8 +353,7 @@ static insn_fn select_named(struct insn *i, const struct insn_decoded *d)
 	case ZYDIS_MNEMONIC_INVLPG: return op_invlpg;
 	case ZYDIS_MNEMONIC_INVPCID: return op_invpcid;
 	case ZYDIS_MNEMONIC_INVD:
-	case ZYDIS_MNEMONIC_WBINVD:
-	case ZYDIS_MNEMONIC_WBNOINVD: return op_nop_cpl0;
+	case ZYDIS_MNEMONIC_WBINVD: return op_nop_cpl0; /* WBNOINVD too */
 	case ZYDIS_MNEMONIC_SERIALIZE: return op_nop;
 	case ZYDIS_MNEMONIC_SWAPGS: return op_swapgs;
 	case ZYDIS_MNEMONIC_MONITOR: return op_monitor;
