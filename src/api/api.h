@@ -32,8 +32,6 @@ long api_munmap(void *addr, size_t len);
 bool api_is_fd(int fd);
 /* True for an open /dev/kvm of ours. */
 bool api_is_system(int fd);
-/* Before a read of the fd: a stats file is brought up to date. */
-void api_refresh(int fd);
 
 /*
  * The VMM's own descriptor calls, any fd. When one of them drops the last reference to a file of ours, the

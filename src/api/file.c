@@ -27,21 +27,25 @@ static struct {
 	_Atomic bool mapped; /* the VMM mapped a file of ours at some time */
 } files = {.lock = {.role = LOCK_FD_TABLE}};
 
-static __thread __attribute__((tls_model("initial-exec"))) int inside;
+/* Both may be looked at by a signal handler of the VMM that interrupted us and closes something. */
+static __thread __attribute__((tls_model("initial-exec"))) volatile int inside, locking;
 
 void files_lock(void)
 {
+	locking++;
 	mutex_lock(&files.lock);
 }
 
 void files_unlock(void)
 {
 	mutex_unlock(&files.lock);
+	locking--;
 }
 
-bool files_inside(void)
+/* True where a close may neither take fd_lock nor run a release: the event loop does it then. */
+static bool must_defer(void)
 {
-	return inside || loop_is_self();
+	return inside || locking || loop_is_self();
 }
 
 void files_enter(void)
@@ -337,7 +341,7 @@ static struct api_file *get_by_inode(int fd)
 	struct api_file *f;
 	struct stat st;
 
-	if (sys_call(SYS_fstat, fd, &st) || st.st_dev != files.dev)
+	if (locking || sys_call(SYS_fstat, fd, &st) || st.st_dev != files.dev)
 		return NULL;
 	files_lock();
 	f = file_by_ino(st.st_ino);
@@ -373,38 +377,18 @@ bool api_is_system(int fd)
 	return f && f->cls->kind == FILE_SYSTEM;
 }
 
-void api_refresh(int fd)
-{
-	struct api_file *f = table_get(fd);
-
-	if (!f || !f->cls->refresh)
-		return;
-	f = api_get(fd);
-	if (!f)
-		return;
-	if (f->cls->refresh && file_is_current(f, life_generation()))
-		f->cls->refresh(f);
-	api_put(f);
-}
-
 /* -- The VMM's descriptor calls -- */
 
 void api_drain(void)
 {
 	struct file_list dead = {NULL};
 
-	if (!files_live() || files_inside() || !life_is_owner())
+	if (!files_live() || must_defer() || !life_is_owner())
 		return;
 	files_lock();
 	watch_drain(&dead);
 	files_unlock();
 	files_release(&dead);
-}
-
-/* True if fd's cached file is ours to keep books for. */
-static bool keeps_books(struct api_file *f)
-{
-	return f && file_is_current(f, life_generation()) && life_is_owner();
 }
 
 long api_close(int fd)
@@ -415,9 +399,11 @@ long api_close(int fd)
 
 	if (sys_fd_is_ours(fd))
 		return -EBADF;
-	if (!keeps_books(f)) {
-		if (f && life_is_owner())
-			table_set(fd, NULL); /* a parent's file, in its forked child */
+	if (f && !life_is_owner())
+		return sys_call(SYS_close, fd);
+	if (!f || must_defer() || !file_is_current(f, life_generation())) {
+		if (f)
+			table_set(fd, NULL);
 		r = sys_call(SYS_close, fd);
 		api_drain();
 		return r;
@@ -486,6 +472,12 @@ long api_dup3(int oldfd, int newfd, int flags)
 		api_drain();
 		return r;
 	}
+	if (must_defer()) {
+		r = sys_call(SYS_dup3, oldfd, newfd, flags);
+		if (r >= 0)
+			table_set(newfd, f);
+		return r;
+	}
 	files_lock();
 	r = sys_call(SYS_dup3, oldfd, newfd, flags);
 	if (r >= 0)
@@ -538,12 +530,18 @@ long api_munmap(void *addr, size_t len)
 
 /* -- fork -- */
 
+static __thread __attribute__((tls_model("initial-exec"))) bool fork_locked;
+
 void api_fork_prepare(void)
 {
-	files_lock();
+	/* A handler that interrupted a holder of the lock may fork too. */
+	fork_locked = !locking;
+	if (fork_locked)
+		files_lock();
 }
 
 void api_fork_parent(void)
 {
-	files_unlock();
+	if (fork_locked)
+		files_unlock();
 }

@@ -21,8 +21,6 @@ struct file_class {
 	long (*ioctl)(struct api_file *f, uint32_t request, unsigned long arg);
 	/* After the kernel mapped `pages` pages from page `first` of the file at addr. NULL: -ENODEV. */
 	int (*mapped)(struct api_file *f, uint8_t *addr, uint64_t first, uint64_t pages, int prot);
-	/* Brings the mapping up to date before somebody reads it through the fd. May be NULL. */
-	void (*refresh)(struct api_file *f);
 	/* The last reference went; no lock held. */
 	void (*release)(void *object);
 };
@@ -91,8 +89,7 @@ void files_lock(void);
 void files_unlock(void);
 /* Runs the releases, no lock held. */
 void files_release(struct file_list *dead);
-/* True while this thread is inside the library: closes of its own must not run releases. */
-bool files_inside(void);
+/* This thread is inside the library: a close by a signal handler of the VMM must not run releases. */
 void files_enter(void);
 void files_leave(void);
 

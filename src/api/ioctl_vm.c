@@ -23,7 +23,7 @@ static unsigned created_vcpus(struct kvm *kvm)
 
 static long set_user_memory_region(struct ioctl_call *c)
 {
-	stat_add(&c->kvm->stats.memslot_updates);
+	stats_add(c->kvm, &c->kvm->stats.memslot_updates);
 	return mem_set_region(c->kvm->vm.mem, c->buf);
 }
 
@@ -104,7 +104,7 @@ static long irq_line(struct ioctl_call *c)
 	int status = 0;
 	int r;
 
-	stat_add(&c->kvm->stats.irq_line_calls);
+	stats_add(c->kvm, &c->kvm->stats.irq_line_calls);
 	r = irq_set_line(c->kvm->vm.irq, 0, l->irq, (int)l->level, &status);
 	l->status = status;
 	return r;
@@ -112,19 +112,19 @@ static long irq_line(struct ioctl_call *c)
 
 static long signal_msi(struct ioctl_call *c)
 {
-	stat_add(&c->kvm->stats.msi_calls);
+	stats_add(c->kvm, &c->kvm->stats.msi_calls);
 	return irq_signal_msi(c->kvm->vm.irq, c->buf);
 }
 
 static long irqfd(struct ioctl_call *c)
 {
-	stat_add(&c->kvm->stats.irqfd_updates);
+	stats_add(c->kvm, &c->kvm->stats.irqfd_updates);
 	return irq_irqfd(c->kvm->vm.irq, c->buf);
 }
 
 static long set_gsi_routing(struct ioctl_call *c)
 {
-	stat_add(&c->kvm->stats.routing_updates);
+	stats_add(c->kvm, &c->kvm->stats.routing_updates);
 	return c->flags ? -EINVAL : irq_set_routing(c->kvm->vm.irq, c->entries, c->n, c->flags);
 }
 
@@ -174,7 +174,7 @@ static long reinject_control(struct ioctl_call *c)
 
 static long ioeventfd(struct ioctl_call *c)
 {
-	stat_add(&c->kvm->stats.ioeventfd_updates);
+	stats_add(c->kvm, &c->kvm->stats.ioeventfd_updates);
 	return bus_ioeventfd(c->kvm->vm.bus, c->buf);
 }
 

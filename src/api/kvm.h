@@ -17,6 +17,7 @@
 
 struct kvm;
 struct kvm_dev;
+struct stats_file;
 
 /* Whoever created a VM destroys it: the object carries its maker's functions. */
 struct kvm_ops {
@@ -60,6 +61,8 @@ struct kvm {
 	struct kvm_dev *devices;	      /* guarded by lock */
 	unsigned long mmu_pages;	      /* KVM_SET_NR_MMU_PAGES; guarded by slots_lock */
 	struct vm_stats stats;
+	struct spinlock stats_lock;
+	_Atomic(struct stats_file *) stats_files;
 	struct kvm *list_next, *list_prev; /* registry */
 };
 _Static_assert(offsetof(struct kvm, users) == 0, "the count is what an opaque holder finds first");

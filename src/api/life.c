@@ -78,6 +78,7 @@ void api_forked(void)
 {
 	_Atomic uint32_t *cookie = atomic_load(&life.cookie);
 
+	api_fork_parent();
 	/* fork(3) only: its child never shares our pages. */
 	if (cookie)
 		atomic_store(cookie, 0);

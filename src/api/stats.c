@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * KVM_GET_STATS_FD: header, id string, descriptors and values in a read-only memfd of its own. The values
- * are copied in when the file is made and again before each read of it.
+ * KVM_GET_STATS_FD: header, id string, descriptors and values in a read-only memfd of its own. While such
+ * files are open, every change of a counter is copied into them, so that any read of them is up to date.
  */
 #include "api/stats.h"
 
@@ -35,10 +35,15 @@ _Static_assert(sizeof(struct stat_desc) == sizeof(struct kvm_stats_desc) + NAME_
 
 struct stats_file {
 	struct kvm *kvm;
+	struct stats_file *next; /* kvm->stats_files */
 	const _Atomic uint64_t *values;
 	unsigned n;
 	uint64_t *out; /* in the file's mapping */
+	uint8_t *map;  /* ours: copying goes on until the file is unlinked */
+	size_t size;
 };
+
+/* -- Counters -- */
 
 static void copy_values(struct stats_file *s)
 {
@@ -49,22 +54,94 @@ static void copy_values(struct stats_file *s)
 	}
 }
 
-static void stats_refresh(struct api_file *f)
+/* Brings the open files of a VM up to date. */
+static void publish(struct kvm *kvm)
 {
-	copy_values(f->object);
+	if (!atomic_load(&kvm->stats_files))
+		return;
+	spin_lock(&kvm->stats_lock);
+	for (struct stats_file *s = atomic_load(&kvm->stats_files); s; s = s->next)
+		copy_values(s);
+	spin_unlock(&kvm->stats_lock);
+}
+
+static void count(_Atomic uint64_t *stat)
+{
+	atomic_fetch_add(stat, 1);
+}
+
+void stats_add(struct kvm *kvm, _Atomic uint64_t *stat)
+{
+	count(stat);
+	publish(kvm);
+}
+
+void stats_count_run(struct vcpu_handle *h, long result)
+{
+	const struct kvm_run *run = (const struct kvm_run *)h->map;
+
+	count(&h->stats.exits);
+	if (result == -EINTR)
+		count(&h->stats.signal_exits);
+	if (result)
+		goto out;
+	switch (__atomic_load_n(&run->exit_reason, __ATOMIC_RELAXED)) {
+	case KVM_EXIT_IO: count(&h->stats.io_exits); break;
+	case KVM_EXIT_MMIO: count(&h->stats.mmio_exits); break;
+	case KVM_EXIT_HLT: count(&h->stats.halt_exits); break;
+	case KVM_EXIT_IRQ_WINDOW_OPEN: count(&h->stats.irq_window_exits); break;
+	case KVM_EXIT_DEBUG: count(&h->stats.debug_exits); break;
+	case KVM_EXIT_X86_RDMSR:
+	case KVM_EXIT_X86_WRMSR: count(&h->stats.msr_exits); break;
+	case KVM_EXIT_SHUTDOWN: count(&h->stats.shutdown_exits); break;
+	default: break;
+	}
+out:
+	publish(h->kvm);
+}
+
+/* -- Files -- */
+
+static void link_file(struct stats_file *s)
+{
+	struct kvm *kvm = s->kvm;
+
+	spin_lock(&kvm->stats_lock);
+	s->next = atomic_load(&kvm->stats_files);
+	atomic_store(&kvm->stats_files, s);
+	copy_values(s);
+	spin_unlock(&kvm->stats_lock);
+}
+
+static void unlink_file(struct stats_file *s)
+{
+	struct kvm *kvm = s->kvm;
+	struct stats_file *p;
+
+	spin_lock(&kvm->stats_lock);
+	p = atomic_load(&kvm->stats_files);
+	if (p == s) {
+		atomic_store(&kvm->stats_files, s->next);
+	} else {
+		while (p->next != s)
+			p = p->next;
+		p->next = s->next;
+	}
+	spin_unlock(&kvm->stats_lock);
 }
 
 static void stats_release(void *object)
 {
 	struct stats_file *s = object;
 
+	unlink_file(s);
+	sys_call(SYS_munmap, s->map, s->size);
 	kvm_put(s->kvm);
 	base_free(s);
 }
 
 static const struct file_class stats_file_class = {
     .kind = FILE_STATS,
-    .refresh = stats_refresh,
     .release = stats_release,
 };
 
@@ -123,35 +200,18 @@ int stats_file_create(struct kvm *kvm, struct vcpu_handle *h)
 	s->n = n;
 	s->values = h ? &h->stats.exits : &kvm->stats.vcpus;
 	s->out = fill_content(f->map, rows, n, h);
-	copy_values(s);
+	s->map = f->map;
+	s->size = f->size;
 	kvm_get(kvm);
+	link_file(s);
+	f->keep_map = true;
 	r = file_install(f, s, true);
 	if (r < 0) {
+		unlink_file(s);
+		f->keep_map = false;
 		kvm_put_not_last(kvm);
 		file_abandon(f);
 		base_free(s);
 	}
 	return r;
-}
-
-void stats_count_run(struct vcpu_handle *h, long result)
-{
-	const struct kvm_run *run = (const struct kvm_run *)h->map;
-
-	stat_add(&h->stats.exits);
-	if (result == -EINTR)
-		stat_add(&h->stats.signal_exits);
-	if (result)
-		return;
-	switch (__atomic_load_n(&run->exit_reason, __ATOMIC_RELAXED)) {
-	case KVM_EXIT_IO: stat_add(&h->stats.io_exits); break;
-	case KVM_EXIT_MMIO: stat_add(&h->stats.mmio_exits); break;
-	case KVM_EXIT_HLT: stat_add(&h->stats.halt_exits); break;
-	case KVM_EXIT_IRQ_WINDOW_OPEN: stat_add(&h->stats.irq_window_exits); break;
-	case KVM_EXIT_DEBUG: stat_add(&h->stats.debug_exits); break;
-	case KVM_EXIT_X86_RDMSR:
-	case KVM_EXIT_X86_WRMSR: stat_add(&h->stats.msr_exits); break;
-	case KVM_EXIT_SHUTDOWN: stat_add(&h->stats.shutdown_exits); break;
-	default: break;
-	}
 }

@@ -38,15 +38,12 @@ struct vcpu_stats {
 };
 #undef STAT_FIELD
 
-static inline void stat_add(_Atomic uint64_t *stat)
-{
-	atomic_fetch_add_explicit(stat, 1, memory_order_relaxed);
-}
-
 struct kvm;
 struct vcpu_handle;
 /* A new stats fd, which holds the VM; h NULL: the VM's own. -EMFILE, -ENOMEM. */
 int stats_file_create(struct kvm *kvm, struct vcpu_handle *h);
+/* Adds 1 to a counter of the VM; open stats files see it. */
+void stats_add(struct kvm *kvm, _Atomic uint64_t *stat);
 /* Counts one return from KVM_RUN. */
 void stats_count_run(struct vcpu_handle *h, long result);
 

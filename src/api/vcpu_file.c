@@ -79,7 +79,7 @@ static int publish(struct kvm *kvm, struct api_file *f, struct vcpu_handle *h)
 		kvm->handles[n] = h;
 		atomic_store(&kvm->vm.vcpus[n], h->vcpu);
 		atomic_store(&kvm->vm.nr_vcpus, n + 1);
-		atomic_store(&kvm->stats.vcpus, n + 1);
+		stats_add(kvm, &kvm->stats.vcpus);
 	} else {
 		f->keep_map = false;
 		kvm_put_not_last(kvm);

@@ -187,6 +187,7 @@ int kvm_create(struct kvm **out)
 	kvm->mmu_pages = KVM_MIN_MMU_PAGES;
 	mutex_init(&kvm->lock, LOCK_KVM);
 	mutex_init(&kvm->slots_lock, LOCK_SLOTS);
+	spin_init(&kvm->stats_lock, LOCK_STATS);
 	kvm->vm.srcu = &kvm->srcu;
 	kvm->vm.lock = &kvm->lock;
 	r = make_organs(kvm);
