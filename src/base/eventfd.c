@@ -52,6 +52,7 @@ int base_eventfd_get(struct base_eventfd *e, int fd)
 {
 	int r = dup_high(fd);
 
+	e->fd = -1;
 	if (r < 0)
 		return r;
 	*e = (struct base_eventfd){.fd = r, .nonblock = fcntl(r, F_GETFL) & O_NONBLOCK};

@@ -15,7 +15,8 @@ struct base_eventfd {
 	int64_t id;
 };
 
-/* Takes a reference. -EBADF closed fd, -EINVAL not an eventfd, -EMFILE no fd number left. Any thread. */
+/* Takes a reference. -EBADF closed fd, -EINVAL not an eventfd, -EMFILE no fd number left; then e->fd is -1.
+ * Any thread. */
 int base_eventfd_get(struct base_eventfd *e, int fd);
 void base_eventfd_put(struct base_eventfd *e);
 bool base_eventfd_same(const struct base_eventfd *a, const struct base_eventfd *b);

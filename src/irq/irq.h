@@ -16,6 +16,8 @@ struct irq_vm; /* one VM's interrupt world */
 struct lapic;  /* one vCPU's local APIC */
 
 enum irq_mode { IRQ_MODE_NONE, IRQ_MODE_KERNEL, IRQ_MODE_SPLIT };
+/* Who drives a line: its level is the OR of its sources. The VMM's ioctls are IRQ_SOURCE_USER. */
+enum irq_source { IRQ_SOURCE_USER, IRQ_SOURCE_RESAMPLE, IRQ_SOURCE_PIT };
 enum irq_request { IRQ_REQ_INIT, IRQ_REQ_SIPI, IRQ_REQ_NMI, IRQ_REQ_SMI, IRQ_REQ_EXTINT };
 
 /* Calls up, from any thread, under chip locks: they must not sleep nor call back into irq/. */
@@ -36,23 +38,25 @@ int irq_create(struct irq_vm **out, const struct irq_port *port, void *ctx, stru
 	       struct mutex *slots_lock);
 /* Detaches every irqfd; idempotent; first thing of the VM file's release. */
 void irq_release_irqfds(struct irq_vm *v);
-/* No vCPU left. */
+/* No vCPU left; before bus_destroy, and takes slots_lock. */
 void irq_destroy(struct irq_vm *v);
 enum irq_mode irq_get_mode(const struct irq_vm *v);
 
 /* -- ioctls; kvm->lock held unless said otherwise. errno as KVM 6.1 -- */
-int irq_create_chip(struct irq_vm *v);				 /* -EEXIST; -EINVAL is the caller's (vCPUs exist) */
-int irq_create_split(struct irq_vm *v, unsigned pins);		 /* -EEXIST, -EINVAL */
+int irq_create_chip(struct irq_vm *v);		       /* -EEXIST; -EINVAL is the caller's (vCPUs exist) */
+int irq_create_split(struct irq_vm *v, unsigned pins); /* -EEXIST, -EINVAL */
 unsigned irq_split_pins(const struct irq_vm *v);
-int irq_get_chip(struct irq_vm *v, struct kvm_irqchip *chip);	 /* -ENXIO no chip, -EINVAL id */
+int irq_get_chip(struct irq_vm *v, struct kvm_irqchip *chip); /* -ENXIO no chip, -EINVAL id */
 int irq_set_chip(struct irq_vm *v, const struct kvm_irqchip *chip);
 int irq_create_pit(struct irq_vm *v, const struct kvm_pit_config *cfg); /* -EEXIST, -ENOENT */
-int irq_get_pit(struct irq_vm *v, struct kvm_pit_state2 *s);	 /* -ENXIO */
+int irq_get_pit(struct irq_vm *v, struct kvm_pit_state2 *s);		/* -ENXIO */
 int irq_set_pit(struct irq_vm *v, const struct kvm_pit_state2 *s);
 int irq_set_pit_reinject(struct irq_vm *v, bool reinject);
 int irq_set_routing(struct irq_vm *v, const struct kvm_irq_routing_entry *e, unsigned n, unsigned flags);
-/* Any thread, no lock needed. Status as KVM_IRQ_LINE_STATUS: <0 ignored/masked, 0 coalesced, >0 delivered. */
-int irq_set_line(struct irq_vm *v, unsigned source, uint32_t gsi, int level, int *status); /* -ENXIO without chip */
+/* Any thread, no lock needed. Status as KVM_IRQ_LINE_STATUS: <0 ignored/masked, 0 coalesced, >0 delivered;
+ * NULL for KVM_IRQ_LINE, whose caller does not compensate lost RTC ticks. source: enum irq_source. */
+int irq_set_line(struct irq_vm *v, unsigned source, uint32_t gsi, int level,
+		 int *status);					 /* -ENXIO without chip */
 int irq_signal_msi(struct irq_vm *v, const struct kvm_msi *msi); /* as the ioctl returns: >0, 0, -errno */
 int irq_irqfd(struct irq_vm *v, const struct kvm_irqfd *args);
 /* KVM_CAP_X2APIC_API flags: 1 = 32-bit ids, 2 = no broadcast quirk. */
@@ -71,7 +75,7 @@ int lapic_set_base(struct lapic *l, uint64_t base, bool host, bool x2apic_allowe
 bool lapic_mmio_match(const struct lapic *l, uint64_t gpa);
 void lapic_mmio_read(struct lapic *l, uint32_t offset, unsigned len, void *data);
 void lapic_mmio_write(struct lapic *l, uint32_t offset, unsigned len, const void *data);
-int lapic_msr_read(struct lapic *l, uint32_t index, uint64_t *val);  /* 0x800..0x8ff; -EINVAL = #GP */
+int lapic_msr_read(struct lapic *l, uint32_t index, uint64_t *val); /* 0x800..0x8ff; -EINVAL = #GP */
 int lapic_msr_write(struct lapic *l, uint32_t index, uint64_t val);
 uint64_t lapic_get_tscdeadline(const struct lapic *l);
 void lapic_set_tscdeadline(struct lapic *l, uint64_t guest_tsc);
@@ -79,13 +83,17 @@ uint64_t lapic_get_cr8(const struct lapic *l);
 void lapic_set_cr8(struct lapic *l, uint64_t val);
 bool lapic_sw_enabled(const struct lapic *l);
 bool lapic_is_bsp(const struct lapic *l);
+/* True if this vCPU takes the PIC's INTR (or, split irqchip, KVM_INTERRUPT's vector) now. Any thread. */
+bool lapic_accepts_extint(const struct lapic *l);
 /* CPUID changed: is TSC-deadline mode offered. */
 void lapic_set_features(struct lapic *l, bool tsc_deadline);
-/* KVM_SMI/KVM_NMI/KVM_INTERRUPT do not pass here. Any: an NMI through LVT LINT1 (KVM_NMI from QEMU uses it directly). */
+/* KVM_SMI/KVM_NMI/KVM_INTERRUPT do not pass here. Any: an NMI through LVT LINT1 (KVM_NMI from QEMU uses it
+ * directly). */
+/* lvt: the entry's register offset, 0x320 (timer) to 0x370 (error). 1 = delivered, 0 = masked or disabled. */
 int lapic_local_deliver(struct lapic *l, unsigned lvt);
 /* PV EOI (MSR_KVM_PV_EOI_EN): the vCPU room reads and writes the guest's word; these decide and settle. */
-bool lapic_pv_eoi_wanted(struct lapic *l);   /* after an injection: may the guest skip the EOI */
-void lapic_pv_eoi_done(struct lapic *l);     /* the guest cleared the word: do the EOI */
+bool lapic_pv_eoi_wanted(struct lapic *l); /* after an injection: may the guest skip the EOI */
+void lapic_pv_eoi_done(struct lapic *l);   /* the guest cleared the word: do the EOI */
 
 /* -- What the run loop asks (KERNEL: PIC and LAPIC; SPLIT: LAPIC and EXTINT from KVM_INTERRUPT) -- */
 /* The vector that would be delivered now, or -1. Cheap: called at every poll. */

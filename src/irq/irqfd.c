@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * irqfds: an eventfd that raises a GSI (api.rst 4.75, systems.md C9). The event loop waits for the eventfd,
+ * takes its counter and injects through the routing table that is current then: nothing is cached, so a
+ * table swap can neither lose an event nor send it to an old route.
+ *
+ * With resample the line stays up, driven by a source of its own, until the guest acknowledges it; then
+ * it goes down and every resamplefd of that GSI is signalled, so that a device still asking raises it anew.
+ */
+#include <sys/epoll.h>
+
+#include "base/eventfd.h"
+#include "irq/lapic.h"
+
+/* All irqfds with resample of one GSI. */
+struct resampler {
+	struct irq_ack ack;
+	struct resampler *next; /* irqfd_lock */
+	struct irq_vm *vm;
+	_Atomic(struct irqfd *) members; /* changed under irqfd_lock, read under irq_srcu */
+};
+
+struct irqfd {
+	struct irqfd *next; /* irqfd_lock */
+	struct irq_vm *vm;
+	uint32_t gsi;
+	struct base_eventfd efd, resamplefd;
+	struct loop_fd watch;
+	struct resampler *resampler; /* NULL without resample */
+	_Atomic(struct irqfd *) next_member;
+};
+
+/* -- Events -- */
+
+/* Takes what the eventfd has counted and injects once for it. */
+static void take_event(struct irqfd *f)
+{
+	if (!base_eventfd_drain(&f->efd))
+		return;
+	if (f->resampler) {
+		irq_set_line(f->vm, IRQ_SOURCE_RESAMPLE, f->gsi, 1, NULL);
+		return;
+	}
+	irq_set_line(f->vm, IRQ_SOURCE_USER, f->gsi, 1, NULL);
+	irq_set_line(f->vm, IRQ_SOURCE_USER, f->gsi, 0, NULL);
+}
+
+static void on_event(void *arg, uint32_t events)
+{
+	take_event(arg);
+}
+
+/* The guest acknowledged: the line goes down, the devices look again. */
+static void on_ack(struct irq_ack *ack)
+{
+	struct resampler *r = container_of(ack, struct resampler, ack);
+	struct irqfd *f;
+
+	irq_set_line(r->vm, IRQ_SOURCE_RESAMPLE, ack->gsi, 0, NULL);
+	for (f = srcu_dereference(r->members); f; f = srcu_dereference(f->next_member))
+		base_eventfd_signal(&f->resamplefd);
+}
+
+/* -- Resamplers; irqfd_lock held -- */
+
+/* Makes f a member of its GSI's resampler, which is made if f is the first. -ENOMEM. */
+static int join_resampler(struct irqfd *f)
+{
+	struct resampler *r = f->vm->resamplers;
+
+	while (r && r->ack.gsi != f->gsi)
+		r = r->next;
+	if (!r) {
+		r = base_zalloc(sizeof(*r));
+		if (!r)
+			return -ENOMEM;
+		r->vm = f->vm;
+		r->ack.gsi = f->gsi;
+		r->ack.fn = on_ack;
+		r->next = f->vm->resamplers;
+		f->vm->resamplers = r;
+		irq_ack_add(f->vm, &r->ack);
+	}
+	f->resampler = r;
+	atomic_store_explicit(&f->next_member, atomic_load(&r->members), memory_order_relaxed);
+	srcu_assign(r->members, f); /* pairs with on_ack */
+	return 0;
+}
+
+/* Takes f out and waits for readers; the last one takes the line down and the resampler away. */
+static void leave_resampler(struct irqfd *f)
+{
+	struct resampler *r = f->resampler, **at = &f->vm->resamplers;
+	_Atomic(struct irqfd *) *m = &r->members;
+
+	while (atomic_load(m) != f)
+		m = &atomic_load(m)->next_member;
+	srcu_assign(*m, atomic_load(&f->next_member));
+	srcu_synchronize(&f->vm->srcu);
+	if (atomic_load(&r->members))
+		return;
+	irq_ack_del(f->vm, &r->ack);
+	irq_set_line(f->vm, IRQ_SOURCE_RESAMPLE, f->gsi, 0, NULL);
+	while (*at != r)
+		at = &(*at)->next;
+	*at = r->next;
+	base_free(r);
+}
+
+/* -- Life; irqfd_lock held -- */
+
+static void irqfd_free(struct irqfd *f)
+{
+	base_eventfd_put(&f->efd);
+	base_eventfd_put(&f->resamplefd);
+	base_free(f);
+}
+
+/* Stops watching; what was signalled before is still injected. f is off the list. */
+static void shutdown_irqfd(struct irqfd *f)
+{
+	loop_fd_del(&f->watch);
+	take_event(f);
+	if (f->resampler)
+		leave_resampler(f);
+	irqfd_free(f);
+}
+
+/* Makes an irqfd with its references, bound to nothing yet. -EBADF, -EINVAL, -EMFILE, -ENOMEM. */
+static int irqfd_make(struct irq_vm *v, const struct kvm_irqfd *args, struct irqfd **out)
+{
+	struct irqfd *f = base_zalloc(sizeof(*f));
+	int r;
+
+	if (!f)
+		return -ENOMEM;
+	f->vm = v;
+	f->gsi = args->gsi;
+	f->efd.fd = f->resamplefd.fd = -1;
+	r = base_eventfd_get(&f->efd, args->fd);
+	if (!r && (args->flags & KVM_IRQFD_FLAG_RESAMPLE))
+		r = base_eventfd_get(&f->resamplefd, args->resamplefd);
+	if (r < 0) {
+		irqfd_free(f);
+		return r;
+	}
+	*out = f;
+	return 0;
+}
+
+/* Binds f. -EBUSY if its eventfd raises something already, -ENOMEM, or errno of epoll. */
+static int irqfd_bind(struct irq_vm *v, struct irqfd *f, bool resample)
+{
+	struct irqfd *o;
+	int r;
+
+	for (o = v->irqfds; o; o = o->next)
+		if (base_eventfd_same(&o->efd, &f->efd))
+			return -EBUSY;
+	r = resample ? join_resampler(f) : 0;
+	if (r < 0)
+		return r;
+	f->watch = (struct loop_fd){.fd = f->efd.fd, .events = EPOLLIN, .fn = on_event, .arg = f};
+	r = loop_fd_add(&f->watch); /* an event from before fires at once */
+	if (r < 0) {
+		if (f->resampler)
+			leave_resampler(f);
+		return r;
+	}
+	f->next = v->irqfds;
+	v->irqfds = f;
+	return 0;
+}
+
+static int assign(struct irq_vm *v, const struct kvm_irqfd *args)
+{
+	bool resample = args->flags & KVM_IRQFD_FLAG_RESAMPLE;
+	enum irq_mode mode = irq_get_mode(v);
+	struct irqfd *f;
+	int r;
+
+	if (resample ? mode != IRQ_MODE_KERNEL : mode == IRQ_MODE_NONE)
+		return -EINVAL;
+	r = irqfd_make(v, args, &f);
+	if (r < 0)
+		return r;
+	mutex_lock(&v->irqfd_lock);
+	r = irqfd_bind(v, f, resample);
+	mutex_unlock(&v->irqfd_lock);
+	if (r < 0)
+		irqfd_free(f);
+	return r;
+}
+
+/* Unbinds this eventfd from this GSI; that there was no such binding is no error. */
+static int deassign(struct irq_vm *v, const struct kvm_irqfd *args)
+{
+	struct base_eventfd efd;
+	struct irqfd **at;
+	int r = base_eventfd_get(&efd, args->fd);
+
+	if (r < 0)
+		return r;
+	mutex_lock(&v->irqfd_lock);
+	for (at = &v->irqfds; *at;) {
+		struct irqfd *f = *at;
+
+		if (f->gsi != args->gsi || !base_eventfd_same(&f->efd, &efd)) {
+			at = &f->next;
+			continue;
+		}
+		*at = f->next;
+		shutdown_irqfd(f);
+	}
+	mutex_unlock(&v->irqfd_lock);
+	base_eventfd_put(&efd);
+	return 0;
+}
+
+int irq_irqfd(struct irq_vm *v, const struct kvm_irqfd *args)
+{
+	if (args->flags & ~(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE))
+		return -EINVAL;
+	if (args->flags & KVM_IRQFD_FLAG_DEASSIGN)
+		return deassign(v, args);
+	return assign(v, args);
+}
+
+void irq_release_irqfds(struct irq_vm *v)
+{
+	mutex_lock(&v->irqfd_lock);
+	while (v->irqfds) {
+		struct irqfd *f = v->irqfds;
+
+		v->irqfds = f->next;
+		shutdown_irqfd(f);
+	}
+	mutex_unlock(&v->irqfd_lock);
+}
