@@ -19,6 +19,7 @@ struct clock {
 	struct spinlock lock;
 	uint32_t host_khz;
 	_Atomic uint32_t default_khz; /* of vCPUs to come: KVM_SET_TSC_KHZ on the VM */
+	_Atomic uint64_t wall_msr;    /* MSR_KVM_WALL_CLOCK(_NEW): one for the VM, as in KVM */
 
 	/* The last TSC write by a VMM, and the offset of the vCPUs that agree. */
 	uint64_t write_ns, write_tsc, write_offset;
@@ -138,6 +139,11 @@ uint64_t clock_wall_ns(struct vcpu_vm *vm)
 	uint64_t tsc = base_rdtsc();
 
 	return real_ns() - clock_kvmclock_ns(vm, tsc);
+}
+
+_Atomic uint64_t *clock_wall_msr(struct vcpu_vm *vm)
+{
+	return &vm->clock->wall_msr;
 }
 
 /* Every vCPU rewrites its page before it enters the guest again. */

@@ -30,6 +30,8 @@ struct clock_reading {
 void clock_read(struct vcpu *v, struct clock_reading *r);
 /* CLOCK_REALTIME ns at which the VM's kvmclock was 0. Any thread. */
 uint64_t clock_wall_ns(struct vcpu_vm *vm);
+/* The value of MSR_KVM_WALL_CLOCK. */
+_Atomic uint64_t *clock_wall_msr(struct vcpu_vm *vm);
 /* kvmclock at this host TSC. Any thread. */
 uint64_t clock_kvmclock_ns(struct vcpu_vm *vm, uint64_t host_tsc);
 /* Takes the fixed point of all kvmclock pages anew and has every vCPU rewrite its page. */

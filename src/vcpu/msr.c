@@ -588,7 +588,8 @@ void msr_reset(struct vcpu *v, bool init)
 	msr_mce_init(v);
 }
 
-/* All state is embedded in the vCPU. */
+/* What MSR writes set up: the rest is embedded in the vCPU. */
 void msr_destroy(struct vcpu *v)
 {
+	pv_destroy(v);
 }

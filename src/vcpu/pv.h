@@ -15,7 +15,6 @@ struct vcpu_pv {
 	bool enforce;		/* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 	bool guest_stopped;	/* KVM_KVMCLOCK_CTRL: to be told once */
 	bool eoi_set;		/* the guest's PV EOI word says "no EOI needed" */
-	uint32_t clock_version; /* of the kvmclock page; even */
 	uint64_t steal_seen;	/* run_delay at the last look, ns */
 	uint64_t steal_read_ns; /* when that was */
 	int steal_tid;		/* the thread whose schedstat steal_fd is; 0 = none */
