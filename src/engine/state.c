@@ -52,6 +52,11 @@ uint64_t engine_get_cr0(const struct engine_cpu *c)
 	return c->cr0;
 }
 
+uint64_t engine_get_cr4(const struct engine_cpu *c)
+{
+	return c->cr4;
+}
+
 uint64_t engine_get_rflags(const struct engine_cpu *c)
 {
 	return c->rflags;

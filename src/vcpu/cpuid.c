@@ -3,6 +3,8 @@
  * The guest's CPUID: the VMM's table, the bits of it that follow the running state, and the engine's
  * features that follow from it.
  */
+#include <asm/kvm_para.h>
+
 #include "vcpu/internal.h"
 
 #define MSR_MISC_ENABLE		  0x1a0
@@ -19,6 +21,20 @@ const struct kvm_cpuid_entry2 *cpuid_find(const struct vcpu *v, uint32_t functio
 			return e;
 	}
 	return NULL;
+}
+
+bool cpuid_has_pv(const struct vcpu *v, unsigned bit)
+{
+	/* behind Hyper-V's leaves the signature moves up in steps of 0x100 */
+	for (uint32_t base = KVM_CPUID_SIGNATURE; base < 0x40010000; base += 0x100) {
+		const struct kvm_cpuid_entry2 *e = cpuid_find(v, base, 0), *f;
+
+		if (!e || memcmp(&e->ebx, "KVMK", 4) || memcmp(&e->ecx, "VMKV", 4))
+			continue;
+		f = cpuid_find(v, base | KVM_CPUID_FEATURES, 0);
+		return f && (f->eax >> bit & 1);
+	}
+	return false;
 }
 
 const struct engine_features *cpuid_features(const struct vcpu *v)

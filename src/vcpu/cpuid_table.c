@@ -229,6 +229,7 @@ int cpuid_init(void)
 	e = add_zero(KVM_CPUID_FEATURES, 0, false);
 	e->eax = B(KVM_FEATURE_CLOCKSOURCE) | B(KVM_FEATURE_NOP_IO_DELAY) | B(KVM_FEATURE_CLOCKSOURCE2) |
 		 B(KVM_FEATURE_STEAL_TIME) | B(KVM_FEATURE_PV_EOI) | B(KVM_FEATURE_POLL_CONTROL) |
+		 B(KVM_FEATURE_PV_UNHALT) | B(KVM_FEATURE_PV_SEND_IPI) | B(KVM_FEATURE_PV_SCHED_YIELD) |
 		 B(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT);
 	e = add(0x80000000, 0, false);
 	e->eax = MIN(MAX(e->eax, 0x80000008U), 0x8000001fU);
@@ -266,4 +267,9 @@ int vcpu_emulated_cpuid(struct kvm_cpuid_entry2 *e, unsigned *n)
 	};
 
 	return copy_list(e, n, emulated, ARRAY_SIZE(emulated));
+}
+
+uint64_t vcpu_supported_xcr0(void)
+{
+	return engine_xcr0_host();
 }
