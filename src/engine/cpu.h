@@ -188,6 +188,7 @@ struct engine_cpu {
 	bool want_window;
 	bool smm;
 	uint64_t retired;
+	uint32_t pauses;     /* PAUSE instructions executed */
 	struct {
 		unsigned shadow;
 		bool rf, tf;
@@ -314,6 +315,9 @@ void event_int1(struct engine_cpu *c); /* INT1 (F1): #DB behind the instruction 
  * next; a raise inside it comes here again. event_deliver ends with rip = next_rip = the handler.
  */
 bool event_begin(struct engine_cpu *c);
+/* Raises #GP(0) unless `port` .. +size-1 may be used at this CPL and IOPL, by the TSS bitmap; notes I/O
+ * breakpoints (system.c). */
+void system_io_check(struct engine_cpu *c, uint16_t port, unsigned size);
 /* Debug (debug.c). Before the instruction at c->rip, if slow & SLOW_BREAK and RF is clear: raises or leaves. */
 void debug_check_exec(struct engine_cpu *c);
 /* A data access of `len` bytes while c->break_data: notes hits for debug_after. Pages that hold a data

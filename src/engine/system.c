@@ -74,12 +74,12 @@ static void op_hlt(struct engine_cpu *c, const struct insn *i)
 
 /* -- I/O -- */
 
-bool io_allowed(struct engine_cpu *c, uint16_t port, unsigned size)
+/* May the ports be used at this CPL and IOPL? SDM 1 19.5.2. */
+static bool io_allowed(struct engine_cpu *c, uint16_t port, unsigned size)
 {
 	const struct engine_seg *tr = &c->seg[TR];
 	uint32_t off;
 
-	debug_check_io(c, port, size);
 	if (c->real || (!c->v86 && iopl_allows(c)))
 		return true;
 	if (tr->unusable || !(SEG_TYPE(tr->attr) & 8) || tr->limit < 103)
@@ -90,12 +90,18 @@ bool io_allowed(struct engine_cpu *c, uint16_t port, unsigned size)
 	return !(guest_ld_sys(c, tr->base + off, 2) >> (port & 7) & ((1u << size) - 1));
 }
 
+void system_io_check(struct engine_cpu *c, uint16_t port, unsigned size)
+{
+	if (!io_allowed(c, port, size))
+		gp0(c);
+	debug_check_io(c, port, size);
+}
+
 static uint16_t io_port(struct engine_cpu *c, const struct insn *i)
 {
 	uint16_t port = i->op ? i->imm & 0xff : c->gpr[RDX];
 
-	if (!io_allowed(c, port, i->opsize))
-		gp0(c);
+	system_io_check(c, port, i->opsize);
 	return port;
 }
 
