@@ -6,7 +6,7 @@
  *                    needs
  *   mem_set_region   slots_lock held; waits for readers of the VM's srcu and revokes vCPU pointers
  *   mem_*_dirty_log  slots_lock held; revokes write permission
- *   mem_fill, mem_read, mem_write, mem_gfn_*   an srcu read section is taken inside
+ *   mem_fill, mem_read, mem_write, mem_cmpxchg, mem_is_visible   an srcu read section is taken inside
  */
 #ifndef USERKVM_MEM_MEM_H
 #define USERKVM_MEM_MEM_H
@@ -24,7 +24,8 @@ struct mem;
 struct mem_port {
 	/*
 	 * Revokes every host pointer and write permission that any vCPU of the VM holds. On return no vCPU
-	 * will use one obtained before the call. Called with slots_lock held, no srcu section.
+	 * will use one obtained before the call, nor the outcome of a mem_fill that began before it. Called
+	 * with slots_lock held (from mem_invalidate_begin: possibly without), in no srcu section of ours.
 	 */
 	void (*flush)(void *ctx);
 };
@@ -38,9 +39,9 @@ enum mem_fill_result {
 };
 
 struct mem_page {
-	uint8_t *host;	    /* host address of the gfn's first byte */
-	bool writable;	    /* a write may go through this pointer until the next flush */
-	uint64_t id;	    /* page identity: unique per (slot generation, gfn) */
+	uint8_t *host; /* host address of the gfn's first byte */
+	bool writable; /* a write may go through this pointer until the next flush */
+	uint64_t id;   /* page identity: unique per (slot generation, gfn) */
 };
 
 /*
@@ -51,7 +52,10 @@ int mem_create(struct mem **out, const struct mem_port *port, void *ctx, struct 
 /* No vCPU, no reader left. */
 void mem_destroy(struct mem *m);
 
-/* KVM_SET_USER_MEMORY_REGION (api.rst 4.35). -EINVAL, -EEXIST, -ENOMEM as KVM 6.1. slots_lock held. */
+/*
+ * KVM_SET_USER_MEMORY_REGION (api.rst 4.35). -EINVAL, -EEXIST, -ENOMEM as KVM 6.1; nothing has changed then.
+ * When a DELETE or MOVE returns, no vCPU and no mem_write reaches the old place. slots_lock held.
+ */
 int mem_set_region(struct mem *m, const struct kvm_userspace_memory_region *r);
 /* KVM_GET_DIRTY_LOG (4.8): -ENOENT no slot or no log, -EINVAL bad id, -EFAULT. slots_lock held. */
 int mem_get_dirty_log(struct mem *m, const struct kvm_dirty_log *log);
@@ -75,7 +79,15 @@ int mem_write(struct mem *m, unsigned as, uint64_t gpa, const void *buf, size_t 
 int mem_cmpxchg(struct mem *m, unsigned as, uint64_t gpa, unsigned size, uint64_t *old, uint64_t val);
 /* True if the gfn is in a slot (READONLY ones too). */
 bool mem_is_visible(struct mem *m, unsigned as, uint64_t gpa);
-/* The generation that changes with every slot update. */
+/* The generation that changes with every slot update; bit 63 is set while one is under way. */
 uint64_t mem_generation(const struct mem *m);
+
+/*
+ * Around a change of the VMM's mappings of [hva, hva + len): between the two, mem_fill of pages there says
+ * MEM_RETRY, and what vCPUs held is revoked when begin returns. begin returns whether the range touches a
+ * slot; only then end is due, with the same range. Any thread, without slots_lock, in no srcu section.
+ */
+bool mem_invalidate_begin(struct mem *m, uint64_t hva, uint64_t len);
+void mem_invalidate_end(struct mem *m, uint64_t hva, uint64_t len);
 
 #endif
