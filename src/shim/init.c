@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The library's start, and the functions of include/userkvm.h. */
+#include <pthread.h>
+
+#include "shim/shim.h"
+#include "userkvm.h"
+
+__attribute__((constructor)) static void shim_start(void)
+{
+	pthread_atfork(api_fork_prepare, api_fork_parent, api_forked);
+}
+
+EXPORT int userkvm_open(int flags)
+{
+	return (int)shim_ret(api_open(flags));
+}
+
+EXPORT int userkvm_ioctl(int fd, unsigned long request, void *arg)
+{
+	return (int)shim_ret(do_ioctl(fd, request, arg));
+}
+
+EXPORT int userkvm_is_fd(int fd)
+{
+	struct api_file *f = api_get(fd);
+
+	if (!f)
+		return 0;
+	api_put(f);
+	return 1;
+}
+
+EXPORT const char *userkvm_version(void)
+{
+	return USERKVM_VERSION;
+}
+
+EXPORT unsigned userkvm_reports(void)
+{
+#ifdef USERKVM_CHECKED
+	return lockdep_reports() + base_bug_count();
+#else
+	return 0;
+#endif
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Which paths name /dev/kvm, and what is found there: always ours, never the machine's. */
+#include <limits.h>
+#include <stdio.h>
+#include <sys/sysmacros.h>
+
+#include "shim/shim.h"
+
+#define KVM_MAJOR 10
+#define KVM_MINOR 232
+#define KVM_INODE 0x6b766d
+
+/* The last component could name the device: a test that almost every path fails at once. */
+static bool last_is_kvm(const char *path)
+{
+	const char *last;
+
+	if ((uintptr_t)path < PAGE_SIZE)
+		return false; /* the kernel says EFAULT */
+	last = strrchr(path, '/');
+	last = last ? last + 1 : path;
+	return !strcmp(last, "kvm") || !strcmp(last, "10:232");
+}
+
+/* Appends the components of `path` to the absolute path in buf, of length len. The new length; 0: too long.
+ */
+static size_t append(char *buf, size_t len, const char *path)
+{
+	while (*path) {
+		size_t n = strcspn(path, "/");
+
+		if (n == 2 && path[0] == '.' && path[1] == '.') {
+			while (len && buf[--len] != '/')
+				;
+		} else if (n && !(n == 1 && path[0] == '.')) {
+			if (len + 1 + n >= PATH_MAX)
+				return 0;
+			buf[len++] = '/';
+			memcpy(buf + len, path, n);
+			len += n;
+		}
+		path += n;
+		path += strspn(path, "/");
+	}
+	buf[len] = 0;
+	return len;
+}
+
+/* The directory that a relative path starts from, into buf; its length, 0 for "/" or unknown. */
+static size_t start_of(int dirfd, char *buf)
+{
+	char link[40];
+	long n;
+
+	if (dirfd == AT_FDCWD) {
+		n = sys_call(SYS_getcwd, buf, PATH_MAX) - 1;
+	} else {
+		snprintf(link, sizeof(link), "/proc/thread-self/fd/%d", dirfd);
+		n = sys_call(SYS_readlinkat, AT_FDCWD, link, buf, PATH_MAX - 1);
+	}
+	return n > 1 && buf[0] == '/' ? (size_t)n : 0;
+}
+
+bool path_is_kvm(int dirfd, const char *path)
+{
+	char buf[PATH_MAX];
+	struct stat st;
+	size_t len = 0;
+
+	if (!last_is_kvm(path))
+		return false;
+	if (path[0] != '/')
+		len = start_of(dirfd, buf);
+	len = append(buf, len, path);
+	if (len && !strcmp(buf, "/dev/kvm"))
+		return true;
+	/* The same device by a symbolic link on the way. */
+	return !sys_call(SYS_newfstatat, dirfd, path, &st, 0) && S_ISCHR(st.st_mode) &&
+	       st.st_rdev == makedev(KVM_MAJOR, KVM_MINOR);
+}
+
+void path_stat(struct stat *st)
+{
+	struct stat dev = {0};
+
+	sys_call(SYS_newfstatat, AT_FDCWD, "/dev", &dev, 0);
+	*st = (struct stat){
+	    .st_dev = dev.st_dev,
+	    .st_ino = KVM_INODE,
+	    .st_nlink = 1,
+	    .st_mode = S_IFCHR | 0666,
+	    .st_rdev = makedev(KVM_MAJOR, KVM_MINOR),
+	    .st_blksize = PAGE_SIZE,
+	    .st_atim = dev.st_ctim,
+	    .st_mtim = dev.st_ctim,
+	    .st_ctim = dev.st_ctim,
+	};
+}
+
+int path_statx(unsigned mask, struct statx *stx)
+{
+	struct statx x;
+
+	if (mask & STATX__RESERVED)
+		return -EINVAL;
+	memset(&x, 0, sizeof(x));
+	sys_call(SYS_statx, AT_FDCWD, "/dev", 0, STATX_BASIC_STATS, &x);
+	x.stx_mask = STATX_BASIC_STATS;
+	x.stx_attributes = x.stx_attributes_mask = 0;
+	x.stx_ino = KVM_INODE;
+	x.stx_nlink = 1;
+	x.stx_uid = x.stx_gid = 0;
+	x.stx_mode = S_IFCHR | 0666;
+	x.stx_size = x.stx_blocks = 0;
+	x.stx_rdev_major = KVM_MAJOR;
+	x.stx_rdev_minor = KVM_MINOR;
+	x.stx_atime = x.stx_mtime = x.stx_ctime;
+	*stx = x;
+	return 0;
+}
+
+int path_access(int mode)
+{
+	if (mode & ~7)
+		return -EINVAL;
+	return mode & 1 ? -EACCES : 0; /* X_OK */
+}
+
+/* -- Calls with a path -- */
+
+long do_open(int dirfd, const char *path, int flags, mode_t mode)
+{
+	if (path_is_kvm(dirfd, path))
+		return api_open(flags);
+	return sys_call(SYS_openat, dirfd, path, flags, mode);
+}
+
+long do_access(int dirfd, const char *path, int mode, int flags, bool has_flags)
+{
+	if (path_is_kvm(dirfd, path))
+		return path_access(mode);
+	return has_flags ? sys_call(SYS_faccessat2, dirfd, path, mode, flags)
+			 : sys_call(SYS_faccessat, dirfd, path, mode);
+}
+
+long do_stat(int dirfd, const char *path, struct stat *st, int flags)
+{
+	/* fstatat(fd, "", AT_EMPTY_PATH) is how newer glibcs spell fstat. */
+	if (flags & AT_EMPTY_PATH && (uintptr_t)path >= PAGE_SIZE && !*path)
+		return do_fstat(dirfd, st);
+	if (!path_is_kvm(dirfd, path))
+		return sys_call(SYS_newfstatat, dirfd, path, st, flags);
+	path_stat(st);
+	return 0;
+}
+
+long do_fstat(int fd, struct stat *st)
+{
+	if (!api_is_system(fd))
+		return sys_call(SYS_fstat, fd, st);
+	path_stat(st);
+	return 0;
+}
+
+long do_statx(int dirfd, const char *path, int flags, unsigned mask, struct statx *stx)
+{
+	bool empty = flags & AT_EMPTY_PATH && (uintptr_t)path >= PAGE_SIZE && !*path;
+
+	if (empty ? api_is_system(dirfd) : path_is_kvm(dirfd, path))
+		return path_statx(mask, stx);
+	return sys_call(SYS_statx, dirfd, path, flags, mask, stx);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Private to shim/: interposed libc functions. Each asks "ours?" and otherwise does what libc's does, by the
+ * bare system call, so that it works before any constructor ran and never recurses. Only this room touches
+ * errno. The list of exported names is tools/exports.map.
+ */
+#ifndef USERKVM_SHIM_SHIM_H
+#define USERKVM_SHIM_SHIM_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "api/api.h"
+#include "base/sys.h"
+
+#define EXPORT __attribute__((visibility("default")))
+/* A second name of the same function, as glibc's __open of open. */
+#define EXPORT_ALIAS(target) __attribute__((visibility("default"), alias(#target)))
+
+/* A kernel result as libc returns it. */
+static inline long shim_ret(long r)
+{
+	if (r < 0 && r > -4096) {
+		errno = (int)-r;
+		return -1;
+	}
+	return r;
+}
+
+/* True if the path names /dev/kvm: by its text (".", "..", double slashes, dirfd and working directory
+ * resolved), or because what a "kvm" names is the kernel's device 10:232. Symbolic links with other names
+ * are not followed. */
+bool path_is_kvm(int dirfd, const char *path);
+/* What stat, statx and access say of it. -errno, or 0. */
+void path_stat(struct stat *st);
+int path_statx(unsigned mask, struct statx *stx);
+int path_access(int mode);
+
+/* The calls by number, for libc's names and for syscall(2) alike: the kernel's results. */
+long do_open(int dirfd, const char *path, int flags, mode_t mode);
+long do_access(int dirfd, const char *path, int mode, int flags, bool has_flags);
+long do_stat(int dirfd, const char *path, struct stat *st, int flags);
+long do_fstat(int fd, struct stat *st);
+long do_statx(int dirfd, const char *path, int flags, unsigned mask, struct statx *stx);
+long do_ioctl(int fd, unsigned long request, void *arg);
+long do_dup(int fd);
+long do_dup2(int oldfd, int newfd);
+long do_fcntl(int fd, int cmd, unsigned long arg);
+long do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset);
+
+#endif
