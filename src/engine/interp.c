@@ -279,7 +279,7 @@ static inline bool boundary_calm(const struct engine_cpu *c)
 }
 
 /* Runs until a boundary needs attention. */
-static void run_fast(struct engine_cpu *c)
+static __attribute__((noinline)) void run_fast(struct engine_cpu *c)
 {
 	while (boundary_calm(c)) {
 		const struct insn *i = insn_find(c);
@@ -302,7 +302,7 @@ static void careful_after(struct engine_cpu *c)
 }
 
 /* One instruction with everything that the fast loop leaves out. */
-static void run_careful(struct engine_cpu *c)
+static __attribute__((noinline)) void run_careful(struct engine_cpu *c)
 {
 	const struct insn *i;
 
@@ -396,7 +396,7 @@ static bool run_landed(struct engine_cpu *c)
 }
 
 /* One boundary and what follows it. True: leave with c->exit. */
-static bool run_some(struct engine_cpu *c, bool step)
+static __attribute__((noinline)) bool run_some(struct engine_cpu *c, bool step)
 {
 	memset(&c->before, 0, sizeof(c->before));
 	if (c->is_delivering) {
