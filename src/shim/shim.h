@@ -18,6 +18,10 @@
 /* A second name of the same function, as glibc's __open of open. */
 #define EXPORT_ALIAS(target) __attribute__((visibility("default"), alias(#target)))
 
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wmissing-attributes" /* glibc says nonnull and leaf of the one name only */
+#endif
+
 /* A kernel result as libc returns it. */
 static inline long shim_ret(long r)
 {
