@@ -6,6 +6,7 @@
  * MSR(first, last, arg, get, set, flags)
  * F(field) is an offset into struct vcpu_msrs. Rows without guest semantics read and write as KVM's do.
  */
+/* clang-format off */
 MSR(0x00000000, 0x00000001, 0, get_const, NULL, 0)			 /* P5_MC_ADDR, P5_MC_TYPE */
 MSR(0x00000010, 0x00000010, 0, get_tsc, set_tsc, MSR_LISTED)		 /* IA32_TSC */
 MSR(0x00000011, 0x00000012, 0, get_pv, set_pv, MSR_LISTED)		 /* KVM_WALL_CLOCK, KVM_SYSTEM_TIME */
