@@ -253,15 +253,21 @@ int vcpu_set_sregs2(struct vcpu *v, const struct kvm_sregs2 *s2)
 
 /* -- Vector state -- */
 
+/* KVM neither tells nor takes MXCSR by these two. */
 int vcpu_get_fpu(struct vcpu *v, struct kvm_fpu *f)
 {
 	engine_get_fpu(v->cpu, f);
+	f->mxcsr = 0;
 	return 0;
 }
 
 int vcpu_set_fpu(struct vcpu *v, const struct kvm_fpu *f)
 {
-	engine_set_fpu(v->cpu, f);
+	struct kvm_fpu now, wanted = *f;
+
+	engine_get_fpu(v->cpu, &now);
+	wanted.mxcsr = now.mxcsr;
+	engine_set_fpu(v->cpu, &wanted);
 	return 0;
 }
 
