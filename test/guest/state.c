@@ -267,8 +267,10 @@ static void test_fpu_and_xsave(void **state)
 	f.fcw = 0x27f;
 	assert_int_equal(get(e, KVM_SET_FPU, &f), 0);
 	assert_int_equal(get(e, KVM_GET_XSAVE, &x), 0);
-	assert_int_equal(x.region[0] & 0xffff, 0x27f);
-	assert_int_equal(((uint8_t *)x.region)[160 + 16 * 3], 0x43); /* XMM3 */
+	if (!ku_oracle()) { /* KVM shows it only if the component was in use before */
+		assert_int_equal(x.region[0] & 0xffff, 0x27f);
+		assert_int_equal(((uint8_t *)x.region)[160 + 16 * 3], 0x43); /* XMM3 */
+	}
 	x.region[(160 + 16 * 3) / 4] = 0x55555555;
 	x.region[512 / 4] |= 3; /* XSTATE_BV: x87 and SSE */
 	assert_int_equal(get(e, KVM_SET_XSAVE, &x), 0);
