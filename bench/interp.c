@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Instructions per second of the interpreter, 64-bit code on flat memory: build/bench/interp [MILLIONS] */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "engine/engine.h"
+
+#define RAM  (64UL << 20)
+#define CODE 0x100000UL
+
+/* Each kernel runs RCX times round its loop and halts; R15 points to scratch memory. */
+#define KERNEL(name, text)                         \
+	extern const uint8_t name[], name##_end[]; \
+	__asm__(".pushsection .rodata\n" #name ":\n" text "\nhlt\n" #name "_end:\n.popsection\n")
+
+KERNEL(k_alu, "1: add %rax, %rbx\n xor %rbx, %rdx\n lea 3(%rax,%rdx,2), %rsi\n shr $3, %rsi\n"
+	      "and $0xffff, %esi\n add %rsi, %rax\n dec %rcx\n jnz 1b\n");
+KERNEL(k_mem, "1: mov (%r15), %rax\n add 8(%r15), %rax\n mov %rax, 16(%r15)\n mov %eax, 24(%r15)\n"
+	      "movzbl 17(%r15), %edx\n add %rdx, 32(%r15)\n dec %rcx\n jnz 1b\n");
+KERNEL(k_call, "1: push %rbx\n call 2f\n pop %rbx\n dec %rcx\n jnz 1b\n hlt\n"
+	       "2: push %rbp\n mov %rsp, %rbp\n mov %rdi, -8(%rbp)\n test %rdi, %rdi\n leave\n ret\n");
+KERNEL(k_branch, "1: test $1, %cl\n jz 2f\n add $5, %rax\n cmp %rax, %rbx\n ja 3f\n 2: sub $3, %rbx\n"
+		 "3: cmp $100, %rdx\n jb 4f\n inc %rdx\n 4: dec %rcx\n jnz 1b\n");
+KERNEL(k_mixed, "1: mov (%r15,%rax,8), %rdx\n and $1023, %eax\n add $7, %rax\n cmp %rdx, %rbx\n je 2f\n"
+		"mov %rdx, %rsi\n shl $5, %rsi\n xor %rsi, %rdx\n mov %rdx, 64(%r15)\n 2: push %rdx\n"
+		"pop %rdi\n lea 1(%rdi), %rdi\n movzwl %di, %edi\n test %edi, %edi\n js 3f\n inc %ebx\n"
+		"3: dec %rcx\n jnz 1b\n");
+KERNEL(k_lock, "1: lock incl (%r15)\n lock btsl $3, 8(%r15)\n xchg %rax, 16(%r15)\n dec %rcx\n jnz 1b\n");
+KERNEL(k_movs, "1: mov %rcx, %rbx\n mov %r15, %rdi\n lea 0x4000(%r15), %rsi\n mov $0x1000, %ecx\n rep movsb\n"
+	       "mov %rbx, %rcx\n dec %rcx\n jnz 1b\n");
+
+static uint8_t *ram;
+
+static enum engine_fill fill(void *ctx, uint64_t gpa, bool write, struct engine_page *page)
+{
+	if (gpa >= RAM)
+		return FILL_MMIO;
+	*page = (struct engine_page){.host = ram + gpa, .writable = true, .id = gpa};
+	return FILL_FIXED;
+}
+
+static bool poll_exit(void *ctx)
+{
+	return true;
+}
+
+static const struct engine_port port = {.fill = fill, .poll = poll_exit};
+
+static struct kvm_segment flat(uint16_t sel, uint8_t type, bool l)
+{
+	return (struct kvm_segment){.limit = 0xffffffff,
+				    .selector = sel,
+				    .type = type,
+				    .present = 1,
+				    .s = 1,
+				    .g = 1,
+				    .db = !l,
+				    .l = l};
+}
+
+/* 64-bit mode, RAM mapped one to one by 2 MiB pages. */
+static void enter_long(struct engine_cpu *c)
+{
+	struct kvm_sregs s;
+	uint64_t *pml4 = (uint64_t *)(ram + 0x1000), *pdpt = (uint64_t *)(ram + 0x2000),
+		 *pd = (uint64_t *)(ram + 0x3000);
+
+	pml4[0] = 0x2003;
+	pdpt[0] = 0x3003;
+	for (unsigned k = 0; k < 512; k++)
+		pd[k] = (uint64_t)k << 21 | 0x83;
+	engine_get_sregs(c, &s);
+	s.cs = flat(8, 11, true);
+	s.ds = s.es = s.fs = s.gs = s.ss = flat(16, 3, false);
+	s.cr0 = 0x80010033;
+	s.cr4 = 0x20;
+	s.cr3 = 0x1000;
+	s.efer = 0x500;
+	if (engine_set_sregs(c, &s))
+		abort();
+}
+
+static void run(struct engine_cpu *c, const char *name, const uint8_t *code, const uint8_t *end,
+		uint64_t loops)
+{
+	struct kvm_regs r = {
+	    .rip = CODE, .rsp = 0x80000, .r15 = 0x200000, .rcx = loops, .rflags = 2, .rbx = 1};
+	uint64_t t, n = engine_retired(c);
+
+	memcpy(ram + CODE, code, end - code);
+	engine_set_regs(c, &r);
+	t = base_now_ns();
+	if (engine_run(c) != ENGINE_EXIT_HLT)
+		printf("%s: unexpected exit\n", name);
+	t = base_now_ns() - t;
+	n = engine_retired(c) - n;
+	printf("interp %-8s %7.1f MIPS\n", name, n * 1e3 / t);
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t loops = (argc > 1 ? strtoul(argv[1], NULL, 0) : 3) * 1000000;
+	struct engine_code *code;
+	struct engine_cpu *c;
+	struct engine_features f = {
+	    .cr4_allowed = ~0ULL, .efer_allowed = 0xd01, .xcr0_allowed = 7, .maxphyaddr = 40};
+
+	ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (engine_init() || engine_code_create(&code) || engine_cpu_create(&c, code, &port, NULL))
+		return 1;
+	engine_set_features(c, &f);
+	enter_long(c);
+	run(c, "alu", k_alu, k_alu_end, loops);
+	run(c, "mem", k_mem, k_mem_end, loops);
+	run(c, "call", k_call, k_call_end, loops);
+	run(c, "branch", k_branch, k_branch_end, loops);
+	run(c, "mixed", k_mixed, k_mixed_end, loops);
+	run(c, "lock", k_lock, k_lock_end, loops);
+	run(c, "movs", k_movs, k_movs_end, loops / 10);
+	engine_cpu_destroy(c);
+	engine_code_destroy(code);
+	return 0;
+}
