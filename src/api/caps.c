@@ -38,11 +38,6 @@ static int32_t has_xsave(struct kvm *kvm)
 	return vcpu_supported_xcr0() != 0;
 }
 
-static int32_t mce_banks(struct kvm *kvm)
-{
-	return (int32_t)(vcpu_mce_cap() & 0xff);
-}
-
 #define ALL_QUIRKS                                                                                     \
 	(KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | \
 	 KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT |                           \
@@ -89,7 +84,7 @@ static const struct cap_row rows[] = {
     {KVM_CAP_XSAVE, 0, has_xsave},
     {KVM_CAP_XSAVE2, 0, xsave2_size},
     {KVM_CAP_XCRS, 0, has_xsave},
-    {KVM_CAP_MCE, 0, mce_banks},
+    {KVM_CAP_MCE, VCPU_MCE_BANKS, NULL},
     {KVM_CAP_EXT_CPUID, 1, NULL},
     {KVM_CAP_EXT_EMUL_CPUID, 1, NULL},
     {KVM_CAP_GET_MSR_FEATURES, 1, NULL},

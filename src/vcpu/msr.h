@@ -6,7 +6,7 @@
 
 #include "base/base.h"
 
-#define MSR_MCE_BANKS	  32 /* KVM_CAP_MCE */
+#define MSR_MCE_BANKS	  32 /* as VCPU_MCE_BANKS, which vcpu.h tells the outside */
 #define MSR_MTRR_FIXED	  11
 #define MSR_MTRR_VARIABLE 8
 
@@ -16,7 +16,7 @@ struct vcpu_msrs {
 	uint64_t mtrr_var[2 * MSR_MTRR_VARIABLE]; /* base, mask, base, ... */
 	uint64_t mtrr_deftype;
 	uint64_t mcg_cap, mcg_status, mcg_ctl;
-	uint64_t mce[4 * MSR_MCE_BANKS]; /* CTL, STATUS, ADDR, MISC of each bank */
+	uint64_t mce[4 * 32]; /* CTL, STATUS, ADDR, MISC of each bank */
 	uint64_t misc_enable, platform_info, misc_features_enables;
 	uint64_t arch_capabilities, spec_ctrl, feat_ctl, ucode_rev, power_ctl, hwcr, decfg;
 	uint64_t smi_count; /* smm.c counts */

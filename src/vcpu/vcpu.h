@@ -14,12 +14,13 @@
 #include "irq/irq.h"
 #include "mem/mem.h"
 
-#define VCPU_MAX 1024 /* KVM_CAP_MAX_VCPUS */
-#define VCPU_RECOMMENDED 0 /* KVM_CAP_NR_VCPUS: the number of host CPUs */
-#define VCPU_MAX_CPUID 256
-#define VCPU_IO_PAGE_OFFSET PAGE_SIZE	    /* PIO data, in the vCPU's mapping */
-#define VCPU_COALESCED_PAGE 2		    /* page number in the vCPU's mapping: KVM_CAP_COALESCED_MMIO */
-#define VCPU_MMAP_SIZE (3 * PAGE_SIZE)
+#define VCPU_MAX	    1024 /* KVM_CAP_MAX_VCPUS */
+#define VCPU_RECOMMENDED    0	 /* KVM_CAP_NR_VCPUS: the number of host CPUs */
+#define VCPU_MAX_CPUID	    256
+#define VCPU_MCE_BANKS	    32	      /* KVM_CAP_MCE */
+#define VCPU_IO_PAGE_OFFSET PAGE_SIZE /* PIO data, in the vCPU's mapping */
+#define VCPU_COALESCED_PAGE 2	      /* page number in the vCPU's mapping: KVM_CAP_COALESCED_MMIO */
+#define VCPU_MMAP_SIZE	    (3 * PAGE_SIZE)
 
 struct vcpu;
 struct clock;	   /* VM-wide TSC and kvmclock state: clock.c */
@@ -32,12 +33,12 @@ struct vcpu_vm {
 	struct irq_vm *irq;
 	struct engine_code *code;
 	struct srcu *srcu;
-	struct mutex *lock;		 /* kvm->lock */
+	struct mutex *lock; /* kvm->lock */
 	struct clock *clock;
 	_Atomic(struct msr_filter *) msr_filter; /* read under srcu */
-	_Atomic(struct vcpu *) vcpus[VCPU_MAX]; /* by vcpu index; published once, gone with the VM */
+	_Atomic(struct vcpu *) vcpus[VCPU_MAX];	 /* by vcpu index; published once, gone with the VM */
 	_Atomic unsigned nr_vcpus;
-	uint32_t boot_cpu_id;		 /* KVM_SET_BOOT_CPU_ID */
+	uint32_t boot_cpu_id; /* KVM_SET_BOOT_CPU_ID */
 	uint32_t max_vcpu_id;
 	/* KVM_ENABLE_CAP and friends; written under kvm->lock before vCPUs run or with atomics' tolerance */
 	uint64_t disabled_exits, disabled_quirks, user_space_msr_mask, x2apic_api;
@@ -113,7 +114,8 @@ void vcpu_kick(struct vcpu *v);
 /* -- VM and system ioctls whose facts live here -- */
 int vcpu_vm_get_clock(struct vcpu_vm *vm, struct kvm_clock_data *c);
 int vcpu_vm_set_clock(struct vcpu_vm *vm, const struct kvm_clock_data *c); /* -EINVAL flags */
-int vcpu_vm_set_msr_filter(struct vcpu_vm *vm, const struct kvm_msr_filter *f); /* bitmaps are user pointers */
+int vcpu_vm_set_msr_filter(struct vcpu_vm *vm,
+			   const struct kvm_msr_filter *f); /* bitmaps are user pointers */
 int vcpu_vm_set_tsc_khz(struct vcpu_vm *vm, uint32_t khz);
 int vcpu_vm_get_tsc_khz(struct vcpu_vm *vm);
 /* KVM_GET_SUPPORTED_CPUID / EMULATED_CPUID: fills at most *n; -E2BIG with room too small, *n = count. */
