@@ -142,12 +142,12 @@ uint64_t fpu_in_use(const struct engine_fpu *f)
 	return used & host_cpu.xcr0;
 }
 
-/* Which bytes of which vector registers a component (1, 2, 6, 7) is. */
+/* Which bytes of which vector registers a component (1, 2, 6, 7) is; the others (MPX) have none. */
 static void component_shape(unsigned n, unsigned *first, unsigned *from, unsigned *len)
 {
 	*first = n == 7 ? 16 : 0;
 	*from = n == 2 ? 16 : n == 6 ? 32 : 0;
-	*len = n == 7 ? 64 : n == 6 ? 32 : 16;
+	*len = n == 7 ? 64 : n == 6 ? 32 : n == 1 || n == 2 ? 16 : 0;
 }
 
 void fpu_component_out(const struct engine_fpu *f, unsigned n, void *to, unsigned regs)
