@@ -216,6 +216,8 @@ static void test_smi(void **state)
 
 	if (ioctl(e->vm.sys, KVM_CHECK_EXTENSION, KVM_CAP_X86_SMM) != 1)
 		skip();
+	/* SMM has an address space of its own; here it shows the same RAM. */
+	assert_int_equal(ku_set_slot(&e->vm, 1 << 16, 0, 0, e->vm.ram, RAM), 0);
 	START(e, code);
 	ku_load(&e->vm, 0x38000, handler, sizeof(handler));
 	ku_load(&e->vm, 0x48000, handler, sizeof(handler));
