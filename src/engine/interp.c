@@ -275,7 +275,7 @@ static inline struct insn *insn_find(struct engine_cpu *c)
 
 static inline bool boundary_calm(const struct engine_cpu *c)
 {
-	return likely(*(const volatile uint64_t *)&c->exit_word == 0);
+	return likely(__atomic_load_n((const uint64_t *)&c->exit_word, __ATOMIC_RELAXED) == 0);
 }
 
 /* Runs until a boundary needs attention. */
