@@ -162,7 +162,7 @@ bool mem_invalidate_begin(struct mem *m, uint64_t hva, uint64_t len)
 	return true;
 }
 
-void mem_invalidate_end(struct mem *m, uint64_t hva, uint64_t len)
+void mem_invalidate_end(struct mem *m)
 {
 	spin_lock(&m->invalidate_lock);
 	base_bug_on(!atomic_load(&m->invalidating));

@@ -85,9 +85,9 @@ uint64_t mem_generation(const struct mem *m);
 /*
  * Around a change of the VMM's mappings of [hva, hva + len): between the two, mem_fill of pages there says
  * MEM_RETRY, and what vCPUs held is revoked when begin returns. begin returns whether the range touches a
- * slot; only then end is due, with the same range. Any thread, without slots_lock, in no srcu section.
+ * slot; only then end is due. Any thread, without slots_lock, in no srcu section.
  */
 bool mem_invalidate_begin(struct mem *m, uint64_t hva, uint64_t len);
-void mem_invalidate_end(struct mem *m, uint64_t hva, uint64_t len);
+void mem_invalidate_end(struct mem *m);
 
 #endif

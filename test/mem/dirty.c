@@ -2,10 +2,11 @@
 /* make check T=mem/dirty: dirty logs, refusals first; then nothing is lost under fire. */
 #include "mem_test.h"
 
-#define LOG   KVM_MEM_LOG_DIRTY_PAGES
-#define PAGES 200 /* not a multiple of 64 */
-#define WORDS ((PAGES + 63) / 64)
-#define BASE  0x100000UL
+#define LOG	   KVM_MEM_LOG_DIRTY_PAGES
+#define PAGES	   200 /* not a multiple of 64 */
+#define WORDS	   ((PAGES + 63) / 64)
+#define BASE	   0x100000UL
+#define VCPU_PAGES 180 /* the rest is the device's alone, so that nobody else marks its pages */
 
 static uint8_t *pool;
 static uint64_t bitmap[WORDS];
@@ -264,7 +265,7 @@ static void *vcpu_main(void *arg)
 	while (!atomic_load(&stop)) {
 		unsigned r = (unsigned)rand_r(&v->seed);
 
-		vcpu_access(v, r % PAGES, r / PAGES % 512, r & 0x1000000);
+		vcpu_access(v, r % VCPU_PAGES, r / VCPU_PAGES % 512, r & 0x1000000);
 	}
 	return NULL;
 }
@@ -277,7 +278,9 @@ static void *device_main(void *arg)
 	for (uint64_t n = 0; !atomic_load(&stop); n++) {
 		unsigned r = (unsigned)rand_r(&seed);
 
-		mem_write(w->mem, 0, BASE + r % PAGES * PAGE_SIZE + r / PAGES % 512 * 8, &n, 8);
+		mem_write(w->mem, 0,
+			  BASE + (VCPU_PAGES + r % (PAGES - VCPU_PAGES)) * PAGE_SIZE + r / PAGES % 512 * 8,
+			  &n, 8);
 	}
 	return NULL;
 }
