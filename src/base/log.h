@@ -16,10 +16,10 @@ void base_bug_at(const char *file, int line, const char *what);
 unsigned base_bug_count(void);
 
 #define base_bug(what) base_bug_at(__FILE__, __LINE__, what)
-#define base_bug_on(cond)                                                                                    \
-	do {                                                                                                 \
-		if (__builtin_expect(!!(cond), 0))                                                           \
-			base_bug_at(__FILE__, __LINE__, #cond);                                              \
+#define base_bug_on(cond)                                       \
+	do {                                                    \
+		if (__builtin_expect(!!(cond), 0))              \
+			base_bug_at(__FILE__, __LINE__, #cond); \
 	} while (0)
 
 #endif

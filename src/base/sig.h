@@ -25,13 +25,13 @@ struct sig_caught {
 
 /* One KVM_RUN on one thread. Filled by the caller's base_sig_run_begin, on its stack or in the vCPU. */
 struct sig_run {
-	_Atomic uint32_t *exit_word;		/* set to 1 (and futex-woken by nobody: same thread) when caught */
+	_Atomic uint32_t *exit_word; /* set to 1 (and futex-woken by nobody: same thread) when caught */
 	void (*kick)(void *arg, void *ucontext); /* runs in the handler of SIG_KICK; async-signal-safe */
 	void *arg;
 	sigset_t saved_mask;
 	bool mask_changed;
 	_Atomic uint32_t ncaught;
-	struct sig_caught caught[64];		/* one per signal number at most: they are masked when caught */
+	struct sig_caught caught[64]; /* one per signal number at most: they are masked when caught */
 	struct sig_run *outer;
 };
 
@@ -42,7 +42,8 @@ void base_sig_disable(void);
 
 /* What the shim calls for sigaction(2)/signal(2): EINVAL as the kernel; SIG_KICK is refused with EINVAL. */
 int base_sig_action(int sig, const struct sigaction *act, struct sigaction *old);
-/* What the shim calls for sigprocmask/pthread_sigmask: SIG_KICK and the faults stay open. Returns errno > 0. */
+/* What the shim calls for sigprocmask/pthread_sigmask: SIG_KICK and the faults stay open. Returns errno > 0.
+ */
 int base_sig_mask(int how, const sigset_t *set, sigset_t *old);
 
 /*

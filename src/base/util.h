@@ -36,7 +36,8 @@ long base_alloc_live(void);
 
 /* Nanoseconds of CLOCK_MONOTONIC. */
 uint64_t base_now_ns(void);
-/* The host's TSC frequency in kHz: from CPUID 0x15/0x16 where it tells, else calibrated once (about 10 ms). */
+/* The host's TSC frequency in kHz: from CPUID 0x15/0x16 where it tells, else calibrated once (about 10 ms).
+ */
 uint32_t base_tsc_khz(void);
 
 static inline uint64_t base_rdtsc(void)

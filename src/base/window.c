@@ -14,6 +14,13 @@ struct window {
 	uint64_t start, end, fault, again;
 };
 
+/* Number of entries: computed on integers, for to the compiler the two symbols are different objects. */
+static size_t section_entries(void)
+{
+	return ((uintptr_t)__stop_ukvm_windows - (uintptr_t)__start_ukvm_windows) /
+	       sizeof(struct base_window);
+}
+
 static const struct window *sorted; /* by start; NULL until the constructor ran */
 static size_t nwindows;
 
@@ -46,7 +53,7 @@ static void sort_windows(struct window *t, size_t n)
 /* Builds the sorted table before main; without memory for it, look-ups go through the section itself. */
 static __attribute__((constructor(101))) void window_prepare(void)
 {
-	size_t n = (size_t)(__stop_ukvm_windows - __start_ukvm_windows);
+	size_t n = section_entries();
 	long p = sys_call(SYS_mmap, 0, n * sizeof(struct window), PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct window *t = (struct window *)p;
@@ -64,8 +71,8 @@ static __attribute__((constructor(101))) void window_prepare(void)
 /* Linear look-up in the section. */
 static bool find_unsorted(uint64_t pc, struct window *out)
 {
-	for (const struct base_window *w = __start_ukvm_windows; w < __stop_ukvm_windows; w++) {
-		*out = resolve(w);
+	for (size_t i = 0; i < section_entries(); i++) {
+		*out = resolve(&__start_ukvm_windows[i]);
 		if (pc >= out->start && pc < out->end)
 			return true;
 	}

@@ -20,8 +20,8 @@ struct base_window {
 };
 
 /* Inside an asm statement: labels are assembler labels or %l[] names. */
-#define WINDOW(start, end, fault, again)                                                                     \
-	".pushsection ukvm_windows,\"a\"\n\t.balign 4\n\t.long " start " - .\n\t.long " end                 \
+#define WINDOW(start, end, fault, again)                                                    \
+	".pushsection ukvm_windows,\"a\"\n\t.balign 4\n\t.long " start " - .\n\t.long " end \
 	" - .\n\t.long " fault " - .\n\t.long " again " - .\n\t.popsection\n\t"
 
 /*
