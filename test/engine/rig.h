@@ -73,7 +73,9 @@ static enum engine_status rig_pio(void *ctx, uint16_t port, void *data, unsigned
 		r->pio.data = 0;
 		memcpy(&r->pio.data, data, size);
 	} else {
-		memcpy(data, &r->pio.data, size);
+		uint32_t other = ~r->pio.data;
+
+		memcpy(data, &other, size);
 	}
 	return ENGINE_OK;
 }
