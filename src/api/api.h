@@ -45,10 +45,8 @@ void api_duplicated(int oldfd, int newfd);
 /* Releases what was closed behind our back (another process, a mapping) and not yet noticed. */
 void api_drain(void);
 
-/* pthread_atfork: before, in the parent after, in the child after. Later ioctls of the child on inherited
- * VM and vCPU files give -EIO; it may make its own. */
-void api_fork_prepare(void);
-void api_fork_parent(void);
+/* In a forked child (pthread_atfork; without it the next call notices): later ioctls on inherited VM and
+ * vCPU files give -EIO; it may make its own. */
 void api_forked(void);
 
 #endif

@@ -527,21 +527,3 @@ long api_munmap(void *addr, size_t len)
 		api_drain();
 	return r;
 }
-
-/* -- fork -- */
-
-static __thread __attribute__((tls_model("initial-exec"))) bool fork_locked;
-
-void api_fork_prepare(void)
-{
-	/* A handler that interrupted a holder of the lock may fork too. */
-	fork_locked = !locking;
-	if (fork_locked)
-		files_lock();
-}
-
-void api_fork_parent(void)
-{
-	if (fork_locked)
-		files_unlock();
-}

@@ -28,9 +28,17 @@ uint32_t life_generation(void)
 	return cookie ? atomic_load_explicit(cookie, memory_order_acquire) : 0;
 }
 
-bool life_is_owner(void)
+static bool is_owner(void)
 {
 	return atomic_load_explicit(&life.owner, memory_order_relaxed) == (int)sys_call(SYS_getpid);
+}
+
+bool life_is_owner(void)
+{
+	if (is_owner())
+		return true;
+	life_adopt();
+	return is_owner();
 }
 
 /* Maps the cookie's page; needs the lock. */
@@ -57,7 +65,7 @@ void life_adopt(void)
 	_Atomic uint32_t *cookie = atomic_load_explicit(&life.cookie, memory_order_acquire);
 	uint32_t zero = 0;
 
-	if (!cookie || life_is_owner())
+	if (!cookie || is_owner())
 		return;
 	/* A vfork child sees its parent's cookie: nothing is to be adopted. */
 	if (!atomic_compare_exchange_strong(cookie, &zero, ADOPTING)) {
@@ -78,7 +86,6 @@ void api_forked(void)
 {
 	_Atomic uint32_t *cookie = atomic_load(&life.cookie);
 
-	api_fork_parent();
 	/* fork(3) only: its child never shares our pages. */
 	if (cookie)
 		atomic_store(cookie, 0);

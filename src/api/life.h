@@ -18,7 +18,8 @@ int life_get(void);
 void life_put(void);
 /* The current generation, 0 if there is none yet. Lock-free. */
 uint32_t life_generation(void);
-/* True in the process (or thread of it) that owns the fd table. One getpid(2). */
+/* True in the process that owns the fd table; a forked child becomes its own owner here, a vfork child
+ * never. One getpid(2). */
 bool life_is_owner(void);
 /* In a forked child: a new generation; nobody else runs yet. Idempotent. */
 void life_adopt(void);

@@ -7,7 +7,7 @@
 
 __attribute__((constructor)) static void shim_start(void)
 {
-	pthread_atfork(api_fork_prepare, api_fork_parent, api_forked);
+	pthread_atfork(NULL, NULL, api_forked);
 }
 
 EXPORT int userkvm_open(int flags)
