@@ -4,7 +4,7 @@
 
 #include "api/kvm.h"
 
-#define SPLIT_PINS_MAX 24
+#define SPLIT_PINS_MAX 4096 /* KVM_MAX_IRQ_ROUTES */
 
 /* The argument must lie within what KVM_CHECK_EXTENSION answers for the capability. */
 static bool within(struct kvm *kvm, const struct kvm_enable_cap *cap)

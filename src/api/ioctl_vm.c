@@ -61,9 +61,11 @@ static long set_identity_map_addr(struct ioctl_call *c)
 {
 	uint64_t addr;
 
+	/* As KVM, "too late" goes before "bad pointer": so the copy is made here. */
 	if (created_vcpus(c->kvm))
 		return -EINVAL;
-	memcpy(&addr, c->buf, sizeof(addr));
+	if (base_copy_in(&addr, (void *)c->arg, sizeof(addr)))
+		return -EFAULT;
 	c->kvm->vm.identity_map_addr = addr;
 	return 0;
 }
@@ -209,7 +211,7 @@ static const struct ioctl_row rows[] = {
     ROW(KVM_SET_BOOT_CPU_ID, 0, 0, L_KVM, set_boot_cpu_id),
     ROW(KVM_GET_STATS_FD, 0, 0, L_NONE, get_stats_fd),
     ROW(KVM_SET_TSS_ADDR, 0, 0, L_KVM, set_tss_addr),
-    ROW(KVM_SET_IDENTITY_MAP_ADDR, sizeof(uint64_t), 0, L_KVM, set_identity_map_addr),
+    ROW(KVM_SET_IDENTITY_MAP_ADDR, 0, 0, L_KVM, set_identity_map_addr),
     ROW(KVM_SET_NR_MMU_PAGES, 0, 0, L_SLOTS, set_nr_mmu_pages),
     ROW(KVM_GET_NR_MMU_PAGES, 0, 0, L_SLOTS, get_nr_mmu_pages),
     ROW(KVM_CREATE_IRQCHIP, 0, 0, L_KVM, create_irqchip),

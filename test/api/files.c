@@ -55,8 +55,11 @@ static void assert_soon_live(int n)
 
 static int vm_new(void)
 {
-	int kvm = ku_open(), vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	int kvm = ku_open(), vm;
 
+	do
+		vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	while (vm < 0 && errno == EINTR);
 	KU_CHECK(vm >= 0);
 	close(kvm);
 	return vm;
