@@ -138,8 +138,9 @@ struct tlb_entry {
 	uint64_t addend;	   /* host address = linear + addend */
 };
 #define TLB_ENTRIES 2048
-#define PTLB_ENTRIES 256
+#define PTLB_ENTRIES 1024
 
+/* Guest-physical pages: tables, and what the TLB forgot by a flush. */
 struct ptlb_entry {
 	uint64_t gpa;	/* page address, ~0 = empty */
 	uint8_t *host;

@@ -142,10 +142,11 @@ uint8_t *mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, uint64_
 			continue;
 		*gpa = w.gpa;
 		*seq = w.seq;
-		switch (walk_fill(c, w.gpa, write, false, &page)) {
+		switch (walk_page(c, &w, w.gpa, write, &page)) {
 		case FILL_FIXED:
 			tlb_insert(c, &w, class, r, &page);
 			return page.host + (lin & PAGE_OFFSET_MASK);
+		case FILL_RETRY: break;
 		case FILL_BADHOST: engine_leave(c, ENGINE_EXIT_BADHOST);
 		default: return NULL;
 		}

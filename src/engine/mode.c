@@ -67,8 +67,12 @@ void rflags_set(struct engine_cpu *c, uint64_t val)
 	if (val & FLAG_RF)
 		slow |= SLOW_RF;
 	c->slow = slow;
-	if (changed & (FLAG_VM | FLAG_AC))
+	if (changed & FLAG_VM) {
 		mode_update(c);
+	} else if (changed & FLAG_AC) { /* STAC and CLAC are frequent */
+		align_mode(c);
+		mmu_update_key(c);
+	}
 }
 
 void engine_set_smm(struct engine_cpu *c, bool smm)

@@ -87,8 +87,10 @@ static _Noreturn void leave_redo(struct engine_cpu *c)
 	siglongjmp(*c->jump, 1);
 }
 
-enum engine_fill walk_fill(struct engine_cpu *c, uint64_t gpa, bool write, bool quiet,
-			   struct engine_page *page)
+/* port->fill, waiting out FILL_RETRY; leaves with LEAVE_REDO if the exit word is set meanwhile (not quiet).
+ */
+static enum engine_fill walk_fill(struct engine_cpu *c, uint64_t gpa, bool write, bool quiet,
+				  struct engine_page *page)
 {
 	for (unsigned tries = 0;; tries++) {
 		enum engine_fill r;
@@ -108,30 +110,41 @@ enum engine_fill walk_fill(struct engine_cpu *c, uint64_t gpa, bool write, bool 
 	}
 }
 
-/* Host address of a page-table page, by c->ptlb. WIN_FAULT: not memory (or not writable, for a write). */
+enum engine_fill walk_page(struct engine_cpu *c, const struct walk *w, uint64_t gpa, bool write,
+			   struct engine_page *page)
+{
+	uint64_t at = gpa & ~PAGE_OFFSET_MASK;
+	struct ptlb_entry *e = &c->ptlb[(gpa >> PAGE_SHIFT) & (PTLB_ENTRIES - 1)];
+	enum engine_fill r;
+
+	if (e->gpa == at && (!write || e->writable)) {
+		*page = (struct engine_page){.host = e->host, .writable = e->writable};
+		return FILL_FIXED;
+	}
+	r = walk_fill(c, at, write, w->quiet, page);
+	if (r != FILL_FIXED)
+		return r;
+	e->host = page->host;
+	e->writable = page->writable;
+	e->gpa = at;
+	atomic_signal_fence(memory_order_seq_cst);
+	if (walk_seq(c) == w->seq)
+		return FILL_FIXED;
+	e->gpa = ~0ULL;
+	return FILL_RETRY;
+}
+
+/* Host address of a table entry. WIN_FAULT: not memory (or not writable, for a write). */
 static enum win table_page(struct engine_cpu *c, const struct walk *w, uint64_t gpa, bool write,
 			   uint8_t **host)
 {
-	uint64_t page = gpa & ~PAGE_OFFSET_MASK;
-	struct ptlb_entry *e = &c->ptlb[(gpa >> PAGE_SHIFT) & (PTLB_ENTRIES - 1)];
-	struct engine_page got;
+	struct engine_page page;
 
-	if (e->gpa == page && (!write || e->writable)) {
-		*host = e->host + (gpa & PAGE_OFFSET_MASK);
-		return WIN_OK;
+	switch (walk_page(c, w, gpa, write, &page)) {
+	case FILL_FIXED: *host = page.host + (gpa & PAGE_OFFSET_MASK); return WIN_OK;
+	case FILL_RETRY: return WIN_MOVED;
+	default: return WIN_FAULT;
 	}
-	if (walk_fill(c, page, write, w->quiet, &got) != FILL_FIXED)
-		return WIN_FAULT;
-	e->host = got.host;
-	e->writable = got.writable;
-	e->gpa = page;
-	atomic_signal_fence(memory_order_seq_cst);
-	if (walk_seq(c) != w->seq) {
-		e->gpa = ~0ULL;
-		return WIN_MOVED;
-	}
-	*host = got.host + (gpa & PAGE_OFFSET_MASK);
-	return WIN_OK;
 }
 
 /* Reads the next entry of the walk; an entry outside of memory counts as not present. */

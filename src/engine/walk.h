@@ -44,9 +44,11 @@ enum walk_status walk_tables(struct engine_cpu *c, struct walk *w);
 /* Sets the accessed bits, and the dirty bit for a write, by locked compare-exchange. Tables in read-only
  * slots keep theirs, as under KVM. */
 enum walk_status walk_set_ad(struct engine_cpu *c, struct walk *w, bool write);
-/* port->fill, waiting out FILL_RETRY; leaves with LEAVE_REDO if the exit word is set meanwhile (not quiet).
+/*
+ * The host page of gpa, from c->ptlb or port->fill. FILL_RETRY: pointers were revoked meanwhile, walk again.
+ * May leave with LEAVE_REDO (not quiet).
  */
-enum engine_fill walk_fill(struct engine_cpu *c, uint64_t gpa, bool write, bool quiet,
+enum engine_fill walk_page(struct engine_cpu *c, const struct walk *w, uint64_t gpa, bool write,
 			   struct engine_page *page);
 
 static inline uint64_t walk_seq(struct engine_cpu *c)
