@@ -54,10 +54,10 @@ static void last_put_is_told(void **state)
 static struct ref shared;
 static _Atomic int destroyed, late;
 
-/* Gets and puts until the count is seen at 0; counts destructions and gets after one. */
+/* Gets and puts for a while, or until the count is seen at 0; counts destructions and gets after one. */
 static void *getter(void *arg)
 {
-	while (ref_get_unless_zero(&shared)) {
+	for (int i = 0; i < 2000 && ref_get_unless_zero(&shared); i++) {
 		if (atomic_load(&destroyed))
 			atomic_fetch_add(&late, 1);
 		if (ref_put(&shared))

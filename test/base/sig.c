@@ -208,6 +208,14 @@ static void faults_and_kick_stay_open(void **state)
 	assert_int_equal(base_sig_mask(SIG_SETMASK, &saved, NULL), 0);
 }
 
+/* Stores where nothing is mapped. */
+static void crash(void)
+{
+	volatile int *volatile nowhere = (volatile int *)8;
+
+	*nowhere = 1;
+}
+
 /* Runs fn in a child; returns its wait status. */
 static int in_child(void (*fn)(void))
 {
@@ -230,7 +238,7 @@ static void die_by_term(void)
 
 static void die_by_segv(void)
 {
-	*(volatile int *)8 = 1;
+	crash();
 }
 
 static void die_by_sent_segv(void)
@@ -243,7 +251,7 @@ static void die_in_ignored_segv(void)
 	struct sigaction act = {.sa_handler = SIG_IGN};
 
 	base_sig_action(SIGSEGV, &act, NULL);
-	*(volatile int *)8 = 1;
+	crash();
 }
 
 static void ignore_and_live(void)
@@ -281,7 +289,7 @@ static void vmm_gets_its_own_faults(void **state)
 	assert_int_equal(base_sig_action(SIGSEGV, &act, &old), 0);
 	sig = sigsetjmp(jump, 1);
 	if (!sig)
-		*(volatile int *)8 = 1;
+		crash();
 	assert_int_equal(sig, SIGSEGV);
 	assert_int_equal(base_sig_action(SIGSEGV, &old, NULL), 0);
 }
