@@ -15,7 +15,7 @@ Q       := $(if $(V),,@)
 
 SRC     := $(foreach r,$(ROOMS),$(wildcard src/$(r)/*.c))
 CLISRC  := $(wildcard src/cli/*.c)
-UNITS   := $(foreach r,base mem bus engine irq vcpu,$(wildcard test/$(r)/*.c))
+UNITS   := $(foreach r,base mem bus engine irq vcpu life,$(wildcard test/$(r)/*.c))
 ABI     := $(wildcard test/api/*.c) $(wildcard test/guest/*.c)
 VMM     := $(wildcard test/vmm/*.sh)
 BENCHES := $(wildcard bench/*.c)
