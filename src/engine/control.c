@@ -201,7 +201,7 @@ static unsigned debug_number(struct engine_cpu *c, const struct insn *i)
 void op_mov_from_dr(struct engine_cpu *c, const struct insn *i)
 {
 	unsigned n = debug_number(c, i);
-	uint64_t val = n == 6 ? c->dr6 : n == 7 ? c->dr7 : c->dr[n];
+	uint64_t val = n == 6 ? c->dr6 : n == 7 ? c->dr7 : c->dr[n & 3];
 
 	gpr_write(c, i->rm, val, c->code64 ? 8 : 4);
 }
@@ -218,7 +218,7 @@ void op_mov_to_dr(struct engine_cpu *c, const struct insn *i)
 	else if (n == 7)
 		c->dr7 = (val & DR7_WRITABLE) | DR7_FIXED;
 	else
-		c->dr[n] = val;
+		c->dr[n & 3] = val;
 	debug_update(c);
 }
 

@@ -175,6 +175,10 @@ static void paging_4level(void **state)
 	assert_maps(r, 0x8000, ACC_READ, 0x8000);
 	put(r, PT + 9 * 8, 0x9000 | 7 | NX, 8);
 	assert_pf(r, 0x9000ULL, ACC_EXEC, P | I);
+	put(r, PD, PT | 7 | NX, 8); /* NX of a level above */
+	assert_pf(r, 0x5000ULL, ACC_EXEC, P | I);
+	put(r, PD, PT | 7, 8);
+	assert_maps(r, 0x5000, ACC_EXEC, 0x5000);
 	set_cpl(c, 3);
 	assert_pf(r, 0x9000ULL, ACC_EXEC, P | I | U);
 	put(r, PML4, PDPT | 3, 8); /* rights combine from above */
