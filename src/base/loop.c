@@ -7,6 +7,7 @@
 #include "base/loop.h"
 
 #include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -336,18 +337,24 @@ static void *handle_event(int i)
 	return what;
 }
 
-/* One wait and what it brought; false if the epoll set is gone. */
-static bool loop_round(struct epoll_event *got)
+/*
+ * One wait and what it brought; false if the epoll set is gone. Readiness is waited for outside the lock
+ * but collected under it: between the two no descriptor's owner can go away unseen by loop_fd_del.
+ */
+static bool loop_round(void)
 {
+	struct pollfd ready = {.fd = loop.epoll, .events = POLLIN};
 	bool timers = false, calls = false;
-	long n = sys_call(SYS_epoll_wait, loop.epoll, got, BATCH, -1);
+	long n = sys_call(SYS_poll, &ready, 1, -1);
 
 	if (n < 0)
 		return n == -EINTR;
 	mutex_lock(&loop.lock);
-	memcpy(loop.batch, got, sizeof(*got) * (size_t)n);
-	loop.nbatch = (int)n;
+	n = sys_call(SYS_epoll_wait, loop.epoll, loop.batch, BATCH, 0);
+	loop.nbatch = (int)MAX(n, 0L);
 	mutex_unlock(&loop.lock);
+	if (n < 0)
+		return n == -EINTR;
 	for (int i = 0; i < n; i++) {
 		void *what = handle_event(i);
 
@@ -367,10 +374,8 @@ static bool loop_round(struct epoll_event *got)
 /* The loop's thread. */
 static void *loop_main(void *arg)
 {
-	struct epoll_event got[BATCH];
-
 	on_loop = true;
-	while (loop_round(got))
+	while (loop_round())
 		;
 	base_bug("the event loop lost its epoll descriptor");
 	return NULL;
