@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Running a test on both sides, comparing, shrinking and printing. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "diff.h"
+
+static const char *const gpr_name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+					 "r8",	"r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+static const char *const seg_name[6] = {"es", "cs", "ss", "ds", "fs", "gs"};
+
+/* -- Running -- */
+
+static void load_memory(const struct test *t)
+{
+	memcpy(native_code, t->code, 2 * PAGE_SIZE);
+	memcpy(engine_code_ram, t->code, 2 * PAGE_SIZE);
+	for (unsigned n = 0; n < DATA_PAGES; n++)
+		if (data_page_kind[n] != ABSENT) {
+			memcpy(native_data + n * PAGE_SIZE, t->data + n * PAGE_SIZE, PAGE_SIZE);
+			memcpy(engine_data + n * PAGE_SIZE, t->data + n * PAGE_SIZE, PAGE_SIZE);
+		}
+}
+
+/* An address that may be mapped in this process, where the native run would do harm or read our memory. */
+static bool unsafe(const struct outcome *e)
+{
+	return e->vector < 0 || (e->vector == 14 && e->cr2 >> 32);
+}
+
+enum verdict test_run(const struct test *t, struct outcome *nat, struct outcome *eng)
+{
+	load_memory(t);
+	engine_side_run(&t->in, t->mode, eng);
+	if (unsafe(eng))
+		return SKIPPED;
+	native_run(&t->in, nat);
+	if (nat->vector < 0)
+		return SKIPPED;
+	return test_compare(t, nat, eng, false) ? DIFFERS : SAME;
+}
+
+void test_keep_memory(struct test *t)
+{
+	for (unsigned n = 0; n < DATA_PAGES; n++)
+		if (data_page_kind[n] != ABSENT)
+			memcpy(t->data + n * PAGE_SIZE, native_data + n * PAGE_SIZE, PAGE_SIZE);
+}
+
+/* -- Comparing -- */
+
+static bool show;
+static unsigned differences;
+
+static void differ(const char *what, unsigned index, uint64_t nat, uint64_t eng)
+{
+	differences++;
+	if (show && differences < 24)
+		printf("    %s[%u]: host %lx, engine %lx\n", what, index, nat, eng);
+}
+
+static void compare_words(const char *what, const uint8_t *a, const uint8_t *b, unsigned len)
+{
+	for (unsigned n = 0; n < len; n += 8) {
+		uint64_t x, y;
+
+		memcpy(&x, a + n, 8);
+		memcpy(&y, b + n, 8);
+		if (x != y)
+			differ(what, n, x, y);
+	}
+}
+
+static void compare_general(const struct test *t, const struct outcome *nat, const struct outcome *eng)
+{
+	uint64_t mask = t->mode == 64 ? ~0ULL : 0xffffffff, flags = 0xffffffff;
+
+	for (unsigned n = 0; n < (t->mode == 64 ? 16u : 8u); n++)
+		if ((nat->st.gpr[n] ^ eng->st.gpr[n]) & mask)
+			differ(gpr_name[n], n, nat->st.gpr[n] & mask, eng->st.gpr[n] & mask);
+	if (nat->st.rip != eng->st.rip)
+		differ("rip", 0, nat->st.rip, eng->st.rip);
+	if (t->n)
+		flags &= ~undefined_flags(&t->insn[t->n - 1]);
+	if ((nat->st.rflags ^ eng->st.rflags) & flags)
+		differ("rflags", 0, nat->st.rflags, eng->st.rflags);
+	for (unsigned n = 0; n < 6; n++)
+		if (nat->st.sel[n] != eng->st.sel[n])
+			differ(seg_name[n], n, nat->st.sel[n], eng->st.sel[n]);
+	if (t->mode == 64 && nat->st.fsbase != eng->st.fsbase)
+		differ("fsbase", 0, nat->st.fsbase, eng->st.fsbase);
+	if (t->mode == 64 && nat->st.gsbase != eng->st.gsbase)
+		differ("gsbase", 0, nat->st.gsbase, eng->st.gsbase);
+}
+
+static void compare_end(const struct outcome *nat, const struct outcome *eng)
+{
+	if (nat->vector != eng->vector)
+		differ("vector", 0, nat->vector, eng->vector);
+	else if (nat->vector != 1 && nat->vector != 3 && nat->error != eng->error)
+		differ("error code", 0, nat->error, eng->error);
+	if (nat->vector == 14 && eng->vector == 14 && nat->cr2 != eng->cr2)
+		differ("cr2", 0, nat->cr2, eng->cr2);
+}
+
+static void compare_vector(const struct test *t, const struct outcome *nat, const struct outcome *eng)
+{
+	const uint8_t *a = nat->st.xs, *b = eng->st.xs;
+
+	compare_words("x87 control", a, b, 24);
+	if (X_MXCSR(&nat->st) != X_MXCSR(&eng->st))
+		differ("mxcsr", 0, X_MXCSR(&nat->st), X_MXCSR(&eng->st));
+	for (unsigned n = 0; n < 8; n++)
+		if (memcmp(a + 32 + 16 * n, b + 32 + 16 * n, 10))
+			compare_words(n ? "st" : "st0", a + 32 + 16 * n, b + 32 + 16 * n, 16);
+	if (t->n && vector_undefined(&t->insn[t->n - 1], nat))
+		return;
+	compare_words("xmm", a + 160, b + 160, 256);
+	compare_words("ymm high", a + 576, b + 576, 256);
+	compare_words("k", a + 1088, b + 1088, 64);
+	compare_words("zmm high", a + 1152, b + 1152, 512);
+	compare_words("zmm16", a + 1664, b + 1664, 1024);
+}
+
+/* Number of differences; printed if `print`. */
+unsigned test_compare(const struct test *t, const struct outcome *nat, const struct outcome *eng, bool print)
+{
+	show = print;
+	differences = 0;
+	compare_end(nat, eng);
+	compare_general(t, nat, eng);
+	compare_vector(t, nat, eng);
+	for (unsigned n = 0; n < DATA_PAGES; n++)
+		if (data_page_kind[n] == READ_WRITE)
+			compare_words("memory", native_data + n * PAGE_SIZE, engine_data + n * PAGE_SIZE,
+				      PAGE_SIZE);
+	return differences;
+}
+
+/* -- Shrinking -- */
+
+static void truncate_test(struct test *t, unsigned n)
+{
+	if (n >= t->n)
+		return;
+	memset(t->code + t->insn[n].at, 0xcc, 2 * PAGE_SIZE - MIN(t->insn[n].at, 2 * PAGE_SIZE));
+	t->n = n;
+}
+
+/* The same end without what led to it: the state before the last instruction as the host left it. */
+static bool isolate(struct test *t)
+{
+	static struct test before, single;
+	struct outcome nat, eng;
+	struct tinsn last = t->insn[t->n - 1];
+
+	if (t->n < 2)
+		return false;
+	before = *t;
+	truncate_test(&before, t->n - 1);
+	if (test_run(&before, &nat, &eng) != SAME || nat.vector != 3)
+		return false;
+	single = *t;
+	single.in = nat.st;
+	single.in.rip = nat.st.rip - 1;
+	single.in.rflags &= ~0x10000ULL;
+	test_keep_memory(&single);
+	single.n = 1;
+	single.insn[0] = last;
+	if (test_run(&single, &nat, &eng) != DIFFERS)
+		return false;
+	*t = single;
+	return true;
+}
+
+void test_shrink(struct test *t)
+{
+	static struct test part;
+	struct outcome nat, eng;
+
+	for (unsigned n = 1; n < t->n; n++) {
+		part = *t;
+		truncate_test(&part, n);
+		if (test_run(&part, &nat, &eng) == DIFFERS) {
+			*t = part;
+			break;
+		}
+	}
+	isolate(t);
+}
+
+/* -- Printing -- */
+
+static void print_insn(const struct test *t, const struct tinsn *i)
+{
+	ZydisFormatter f;
+	char text[160] = "";
+
+	ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
+	ZydisFormatterFormatInstruction(&f, &i->in, i->op, i->in.operand_count_visible, text, sizeof(text),
+					(t->mode == 16 ? 0 : CODE) + i->at, NULL);
+	printf("  %6x:", i->at);
+	for (unsigned n = 0; n < 15; n++) {
+		if (n < i->len)
+			printf(" %02x", i->bytes[n]);
+		else
+			printf("   ");
+	}
+	printf("  %s\n", text);
+}
+
+static void print_registers(const struct test *t, const struct tstate *s)
+{
+	for (unsigned n = 0; n < (t->mode == 64 ? 16u : 8u); n++)
+		printf("%s%-3s %016lx%s", n % 4 ? " " : "    ", gpr_name[n], s->gpr[n],
+		       n % 4 == 3 ? "\n" : "");
+	printf("    rip %016lx rflags %lx fs %lx gs %lx; cs %x ss %x ds %x es %x fs %x gs %x\n", s->rip,
+	       s->rflags, s->fsbase, s->gsbase, s->sel[S_CS], s->sel[S_SS], s->sel[S_DS], s->sel[S_ES],
+	       s->sel[S_FS], s->sel[S_GS]);
+	printf("    fcw %x fsw %x ftw %x mxcsr %x\n", X_U16(s, 0), X_U16(s, 2), s->xs[4], X_MXCSR(s));
+}
+
+static void print_vector(const struct tstate *s, unsigned r)
+{
+	printf("    zmm%-2u", r);
+	for (int b = 56; b >= 0; b -= 8) {
+		unsigned at = r >= 16  ? 1664 + 64 * (r - 16) + b
+			      : b < 16 ? 160 + 16 * r + b
+			      : b < 32 ? 576 + 16 * r + b - 16
+				       : 1152 + 32 * r + b - 32;
+
+		printf(" %016lx", X_U64(s, at));
+	}
+	printf("\n");
+}
+
+/* The vector, mask and x87 registers that the last instruction names. */
+static void print_operands(const struct test *t, const struct tinsn *i)
+{
+	for (unsigned n = 0; n < i->in.operand_count; n++) {
+		const ZydisDecodedOperand *o = &i->op[n];
+		unsigned id;
+
+		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
+			continue;
+		id = ZydisRegisterGetId(o->reg.value);
+		switch (ZydisRegisterGetClass(o->reg.value)) {
+		case ZYDIS_REGCLASS_XMM:
+		case ZYDIS_REGCLASS_YMM:
+		case ZYDIS_REGCLASS_ZMM: print_vector(&t->in, id); break;
+		case ZYDIS_REGCLASS_MASK: printf("    k%u %lx\n", id, X_U64(&t->in, 1088 + 8 * id)); break;
+		case ZYDIS_REGCLASS_X87:
+		case ZYDIS_REGCLASS_MMX:
+			for (unsigned k = 0; k < 8; k++)
+				printf("    st%u %04x %016lx\n", k, X_U16(&t->in, 40 + 16 * k),
+				       X_U64(&t->in, 32 + 16 * k));
+			return;
+		default: break;
+		}
+	}
+}
+
+void test_print_input(const struct test *t, uint64_t seed)
+{
+	printf("%d-bit, test seed %lx\n", t->mode, seed);
+	for (unsigned n = 0; n < t->n; n++)
+		print_insn(t, &t->insn[n]);
+	printf("  input:\n");
+	print_registers(t, &t->in);
+	if (t->n)
+		print_operands(t, &t->insn[t->n - 1]);
+}
+
+void test_print(const struct test *t, uint64_t seed)
+{
+	struct outcome nat, eng;
+	enum verdict v = test_run(t, &nat, &eng);
+
+	printf("MISMATCH, ");
+	test_print_input(t, seed);
+	printf("  host: vector %d error %lx cr2 %lx\n", nat.vector, nat.error, nat.cr2);
+	printf("  engine: vector %d error %lx cr2 %lx%s\n", eng.vector, eng.error, eng.cr2,
+	       v == DIFFERS ? "" : " (not reproduced)");
+	test_compare(t, &nat, &eng, true);
+	fflush(stdout);
+}

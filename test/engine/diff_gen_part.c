@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Instructions by enumeration: every prefix, map, opcode, W, L and ModRM group that Zydis decodes becomes a
+ * template; templates are grouped by mnemonic, size and form, and a random instruction is a random group's
+ * template with random registers, addressing, prefixes and immediates.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "diff.h"
+
+enum kind { LEGACY, VEX, EVEX };
+
+struct tmpl {
+	uint8_t kind, map, op, pp; /* pp: 0 none, 1 66, 2 F3, 3 F2 */
+	uint8_t w, l, b, z, aaa;
+	uint8_t lead;  /* F0, or 0 */
+	bool p67, p66; /* legacy: 66 beside F2/F3 */
+	uint8_t modrm; /* what it was found with */
+	bool fix_reg, fix_rm, has_nds, mem, no_modrm;
+};
+
+#define PER_GROUP 10
+struct group {
+	uint16_t mnemonic;
+	uint8_t size, mem;
+	unsigned seen;
+	struct tmpl t[PER_GROUP];
+};
+
+static struct modegen {
+	struct group *g;
+	unsigned n;
+	uint16_t index[ZYDIS_MNEMONIC_MAX_VALUE + 1][8][2];
+} gens[3];
+
+static struct modegen *gen_of(int mode)
+{
+	return &gens[mode == 64 ? 0 : mode == 32 ? 1 : 2];
+}
+
+/* -- Decoding -- */
+
+bool decode(int mode, const uint8_t *bytes, unsigned len, struct tinsn *out)
+{
+	static ZydisDecoder dec[3];
+	static bool ready;
+
+	if (!ready) {
+		ZydisDecoderInit(&dec[0], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+		ZydisDecoderInit(&dec[1], ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+		ZydisDecoderInit(&dec[2], ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16);
+		ready = true;
+	}
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&dec[mode == 64   ? 0
+						      : mode == 32 ? 1
+								   : 2],
+						 bytes, len, &out->in, out->op)))
+		return false;
+	out->len = out->in.length;
+	memcpy(out->bytes, bytes, out->len);
+	return true;
+}
+
+/* 0..7: 8 16 32 64 80 128 256 512 bits. */
+static unsigned size_class(const struct tinsn *i)
+{
+	static const uint16_t bits[8] = {8, 16, 32, 64, 80, 128, 256, 512};
+	unsigned size = i->in.operand_width, found = 2;
+
+	if (i->in.avx.vector_length)
+		size = i->in.avx.vector_length;
+	else
+		for (unsigned n = 0; n < i->in.operand_count_visible; n++) {
+			const ZydisDecodedOperand *o = &i->op[n];
+			ZydisRegisterClass c = o->type == ZYDIS_OPERAND_TYPE_REGISTER
+						   ? ZydisRegisterGetClass(o->reg.value)
+						   : ZYDIS_REGCLASS_INVALID;
+
+			if (c == ZYDIS_REGCLASS_XMM)
+				size = 128;
+			else if (c == ZYDIS_REGCLASS_MMX && size < 128)
+				size = 64;
+			else if (c == ZYDIS_REGCLASS_X87)
+				size = 80;
+		}
+	for (unsigned n = 0; n < 8; n++)
+		if (bits[n] == size)
+			found = n;
+	return found;
+}
+
+/* -- Bytes of a template -- */
+
+struct pick {
+	uint8_t modrm, ext; /* ext: random bits for R X B R2 V2 */
+	uint8_t vvvv;
+	uint8_t aaa;
+};
+
+static unsigned put_vex(int mode, const struct tmpl *t, const struct pick *p, uint8_t *o)
+{
+	uint8_t rxb = mode == 64 ? p->ext << 5 : 0xe0;
+	uint8_t vvvv = t->has_nds ? (mode == 64 || p->vvvv < 8 ? p->vvvv : p->vvvv | 8) : 15;
+
+	if (mode != 64 && t->has_nds)
+		vvvv |= 8;
+	if (t->map == 1 && !t->w && (p->ext & 8) && mode != 64) {
+		o[0] = 0xc5;
+		o[1] = 0x80 | vvvv << 3 | (t->l & 1) << 2 | t->pp;
+		return 2;
+	}
+	o[0] = 0xc4;
+	o[1] = rxb | t->map;
+	o[2] = t->w << 7 | vvvv << 3 | (t->l & 1) << 2 | t->pp;
+	return 3;
+}
+
+static unsigned put_evex(int mode, const struct tmpl *t, const struct pick *p, uint8_t *o)
+{
+	uint8_t rxb = mode == 64 ? (p->ext & 15) << 4 : 0xf0;
+	uint8_t vvvv = t->has_nds ? p->vvvv & 15 : 15;
+	uint8_t v2 = t->has_nds ? p->ext >> 4 & 1 : 1;
+
+	if (mode != 64) {
+		vvvv |= 8;
+		v2 = 1;
+	}
+	o[0] = 0x62;
+	o[1] = rxb | t->map;
+	o[2] = t->w << 7 | vvvv << 3 | 4 | t->pp;
+	o[3] = t->z << 7 | t->l << 5 | t->b << 4 | v2 << 3 | (t->aaa ? p->aaa : 0);
+	return 4;
+}
+
+static unsigned put_legacy(int mode, const struct tmpl *t, const struct pick *p, uint8_t *o)
+{
+	static const uint8_t mandatory[4] = {0, 0x66, 0xf3, 0xf2};
+	unsigned n = 0;
+
+	if (t->lead)
+		o[n++] = t->lead;
+	if (t->p67)
+		o[n++] = 0x67;
+	if (t->p66)
+		o[n++] = 0x66;
+	if (t->pp)
+		o[n++] = mandatory[t->pp];
+	if (mode == 64 && (t->w || p->ext & 15))
+		o[n++] = 0x40 | t->w << 3 | (p->ext & 7);
+	if (t->map)
+		o[n++] = 0x0f;
+	if (t->map == 2)
+		o[n++] = 0x38;
+	if (t->map == 3)
+		o[n++] = 0x3a;
+	return n;
+}
+
+static unsigned put_bytes(int mode, const struct tmpl *t, const struct pick *p, uint8_t *o)
+{
+	unsigned n;
+
+	switch (t->kind) {
+	case LEGACY: n = put_legacy(mode, t, p, o); break;
+	case VEX: n = put_vex(mode, t, p, o); break;
+	default: n = put_evex(mode, t, p, o); break;
+	}
+	o[n++] = t->op;
+	o[n++] = p->modrm;
+	return n;
+}
+
+/* -- Building the table -- */
+
+static void classify(struct tmpl *t, const struct tinsn *i)
+{
+	t->fix_reg = t->fix_rm = true;
+	t->has_nds = t->mem = false;
+	t->no_modrm = !i->in.raw.modrm.offset;
+	for (unsigned n = 0; n < i->in.operand_count; n++) {
+		const ZydisDecodedOperand *o = &i->op[n];
+
+		if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
+			t->fix_reg = false;
+		if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
+			t->fix_rm = false;
+		if (o->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD)
+			t->has_nds = true;
+		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY)
+			t->mem = true;
+	}
+}
+
+static void add(int mode, struct tmpl *t, const struct tinsn *i)
+{
+	struct modegen *m = gen_of(mode);
+	uint16_t *slot;
+	struct group *g;
+
+	classify(t, i);
+	slot = &m->index[i->in.mnemonic][size_class(i)][t->mem];
+	if (!*slot) {
+		*slot = ++m->n;
+		g = &m->g[*slot - 1];
+		*g = (struct group){.mnemonic = i->in.mnemonic, .size = size_class(i), .mem = t->mem};
+		cover_known(mode, i);
+	}
+	g = &m->g[*slot - 1];
+	if (g->seen < PER_GROUP)
+		g->t[g->seen] = *t;
+	else if (below(g->seen + 1) < PER_GROUP)
+		g->t[below(PER_GROUP)] = *t;
+	g->seen++;
+}
+
+/* Memory operands are probed as [register] without displacement; the bytes behind are an immediate. */
+static void probe(int mode, struct tmpl *t, uint8_t modrm)
+{
+	struct pick p = {.modrm = modrm, .ext = t->kind == LEGACY ? 0 : 0xff, .vvvv = 15, .aaa = 1};
+	uint8_t bytes[32] = {0};
+	struct tinsn i;
+
+	t->modrm = modrm;
+	put_bytes(mode, t, &p, bytes);
+	for (unsigned nds = 0; nds < 2; nds++) {
+		t->has_nds = nds;
+		p.vvvv = nds ? 13 : 15;
+		put_bytes(mode, t, &p, bytes);
+		if (decode(mode, bytes, 15, &i)) {
+			if (!excluded(&i))
+				add(mode, t, &i);
+			return;
+		}
+	}
+}
+
+static void probe_all(int mode, struct tmpl *t, bool every_rm)
+{
+	for (unsigned reg = 0; reg < 8; reg++) {
+		probe(mode, t, reg << 3 | (mode == 16 ? 7 : 1));
+		if (t->kind == EVEX && reg == 0) /* VSIB */
+			probe(mode, t, reg << 3 | 4);
+		else if (t->kind == VEX && reg == 1)
+			probe(mode, t, reg << 3 | 4);
+		for (unsigned rm = 0; rm < (every_rm ? 8 : 1); rm++)
+			probe(mode, t, 0xc0 | reg << 3 | (every_rm ? rm : 2));
+	}
+}
+
+static void enumerate_legacy(int mode)
+{
+	for (unsigned map = 0; map < 4; map++)
+		for (unsigned op = 0; op < 256; op++)
+			for (unsigned v = 0; v < 32; v++) {
+				struct tmpl t = {.kind = LEGACY,
+						 .map = map,
+						 .op = op,
+						 .pp = v & 3,
+						 .w = v >> 2 & 1,
+						 .lead = v & 8 ? 0xf0 : 0,
+						 .p67 = 0,
+						 .p66 = v >> 4 & 1};
+
+				if ((t.w && mode != 64) || (t.p66 && t.pp < 2) || (t.lead && map > 1))
+					continue;
+				probe_all(mode, &t, map < 2);
+			}
+}
+
+static void enumerate_vex(int mode)
+{
+	for (unsigned v = 0; v < 256 * 3 * 4 * 2 * 2; v++) {
+		struct tmpl t = {.kind = VEX,
+				 .op = v & 255,
+				 .pp = v >> 8 & 3,
+				 .w = v >> 10 & 1,
+				 .l = v >> 11 & 1,
+				 .map = 1 + v / 4096};
+
+		probe_all(mode, &t, false);
+	}
+}
+
+static void enumerate_evex(int mode)
+{
+	static const uint8_t maps[] = {1, 2, 3, 5, 6};
+
+	for (unsigned k = 0; k < ARRAY_SIZE(maps); k++)
+		for (unsigned v = 0; v < 256 * 4 * 2 * 3 * 2 * 3; v++) {
+			unsigned r = v >> 11;
+			struct tmpl t = {
+			    .kind = EVEX, .map = maps[k], .op = v & 255, .pp = v >> 8 & 3, .w = v >> 10 & 1};
+
+			t.l = r % 3;
+			t.b = r / 3 % 2;
+			t.aaa = r / 6 > 0;
+			t.z = r / 6 == 2;
+			if (t.op >= 0x70 && t.op <= 0x73)
+				probe_all(mode, &t, false);
+			else if (t.op == 0xc6 || t.op == 0xc7)
+				probe_all(mode, &t, false);
+			else {
+				probe(mode, &t, mode == 16 ? 7 : 1);
+				probe(mode, &t, 4);
+				probe(mode, &t, 0xc2);
+			}
+		}
+}
+
+void gen_init(int mode)
+{
+	struct modegen *m = gen_of(mode);
+
+	if (m->g)
+		return;
+	m->g = calloc(16384, sizeof(*m->g));
+	enumerate_legacy(mode);
+	enumerate_vex(mode);
+	enumerate_evex(mode);
+}
+
+unsigned gen_count(int mode)
+{
+	return gen_of(mode)->n;
+}
+
+/* -- Drawing -- */
+
+static unsigned extra_prefixes(int mode, uint8_t *o)
+{
+	static const uint8_t segs[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65};
+	unsigned n = 0;
+
+	if (chance(8))
+		o[n++] = segs[below(6)];
+	if (chance(8))
+		o[n++] = 0x67;
+	if (chance(2))
+		o[n++] = chance(50) ? 0x66 : chance(50) ? 0xf3 : 0xf2;
+	return n;
+}
+
+static bool draw(int mode, const struct group *g, struct tinsn *out)
+{
+	const struct tmpl *t = &g->t[below(MIN(g->seen, PER_GROUP))];
+	struct pick p = {.ext = rnd(), .vvvv = below(16), .aaa = 1 + below(7)};
+	uint8_t bytes[64];
+	unsigned n;
+
+	for (n = 0; n < sizeof(bytes); n++)
+		bytes[n] = chance(25) ? (chance(50) ? 0 : 0xff) : rnd();
+	if (t->kind == LEGACY && chance(60))
+		p.ext = 0;
+	p.modrm = t->modrm;
+	if (!t->fix_reg)
+		p.modrm = (p.modrm & ~0x38) | below(8) << 3;
+	if (!t->fix_rm)
+		p.modrm = (p.modrm & 0x38) | (t->modrm >> 6 == 3 ? 0xc0 | below(8) : below(0xc0) & 0xc7);
+	if (t->mem && !t->fix_rm && (t->modrm & 7) == 4 && chance(70))
+		p.modrm = (p.modrm & ~7) | 4;
+	if (t->no_modrm)
+		p.modrm = rnd();
+	n = extra_prefixes(mode, bytes);
+	put_bytes(mode, t, &p, bytes + n);
+	return decode(mode, bytes, 15, out) && out->in.mnemonic == g->mnemonic && !excluded(out);
+}
+
+bool gen_insn(int mode, struct tinsn *out, const char *only)
+{
+	struct modegen *m = gen_of(mode);
+
+	for (unsigned tries = 0; tries < (only ? 100000 : 100); tries++) {
+		const struct group *g = &m->g[below(m->n)];
+
+		if (only && strcasecmp(only, ZydisMnemonicGetString(g->mnemonic)))
+			continue;
+		for (unsigned k = 0; k < 40; k++)
+			if (draw(mode, g, out))
+				return true;
+	}
+	return false;
+}

@@ -1,0 +1,707 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Tests: a random machine state, and instructions whose memory operands are steered to interesting places of
+ * the data area. The first instruction's address registers are part of the state; those of later ones are set
+ * by MOVs in front of them.
+ */
+#include <stdio.h>
+
+#include "diff.h"
+
+/* -- Values -- */
+
+static uint64_t random_value(void)
+{
+	switch (below(12)) {
+	case 0: return 0;
+	case 1: return ~0ULL;
+	case 2: return below(64);
+	case 3: return -below(64);
+	case 4: return (uint32_t)rnd();
+	case 5: return 1ULL << below(64);
+	case 6: return (1ULL << below(64)) - 1;
+	case 7: return (int64_t)(int32_t)rnd();
+	case 8: return below(65536);
+	case 9: return 0x8000000080008080u >> below(8);
+	default: return rnd();
+	}
+}
+
+/* A floating-point number of `bits` bits with a liking for the corners. */
+static uint64_t random_float(unsigned bits)
+{
+	unsigned man = bits == 64 ? 52 : bits == 32 ? 23 : 10, ew = bits - 1 - man;
+	uint64_t sign = rnd() & 1, m = rnd() & ((1ULL << man) - 1), bias = (1ULL << (ew - 1)) - 1, e;
+
+	switch (below(12)) {
+	case 0: e = 0, m = 0; break;
+	case 1: e = 0; break;
+	case 2: e = (1ULL << ew) - 1, m = 0; break;
+	case 3: e = (1ULL << ew) - 1; break;
+	case 4: e = bias, m = 0; break;
+	case 5: e = (1ULL << ew) - 2; break;
+	case 6: e = 1; break;
+	case 7: e = bias + below(man + 2); break;
+	case 8: e = bias + below(8), m &= 7ULL << (man - 3); break;
+	case 9: e = bias + below(20) - 10; break;
+	default: e = rnd() & ((1ULL << ew) - 1); break;
+	}
+	return sign << (bits - 1) | e << man | m;
+}
+
+static void random_bytes(uint8_t *p, unsigned len)
+{
+	unsigned style = below(7);
+
+	for (unsigned n = 0; n + 8 <= len; n += 8) {
+		uint64_t v = rnd();
+
+		if (style == 1)
+			v = random_value();
+		else if (style == 2)
+			v = random_float(64);
+		else if (style == 3)
+			v = random_float(32) | random_float(32) << 32;
+		else if (style == 4)
+			v = random_float(16) | random_float(16) << 16 | random_float(16) << 32 |
+			    random_float(16) << 48;
+		else if (style == 5)
+			v = chance(50) ? 0 : ~0ULL;
+		else if (style == 6 && chance(80))
+			v = 0;
+		memcpy(p + n, &v, 8);
+	}
+}
+
+/* -- State -- */
+
+static void random_st(uint8_t *st)
+{
+	uint64_t m = rnd() | BIT(63);
+	uint16_t e = 16383 + below(40) - 20;
+
+	switch (below(12)) {
+	case 0: e = 0, m = 0; break;
+	case 1: e = 0x7fff, m = BIT(63); break;
+	case 2: e = 0x7fff; break;
+	case 3: e = 0, m &= ~BIT(63); break;
+	case 4: m &= ~BIT(63); break;
+	case 5: e = rnd() & 0x7fff; break;
+	case 6: e = 0xffff, m = rnd(); break;
+	case 7: m = BIT(63); break;
+	case 8: e = 16383 + below(64), m &= ~0ULL << below(63); break;
+	default: break;
+	}
+	e ^= chance(50) ? 0x8000 : 0;
+	memcpy(st, &m, 8);
+	memcpy(st + 8, &e, 2);
+	memset(st + 10, 0, 6);
+}
+
+static void random_x87(struct tstate *s)
+{
+	uint16_t fcw = 0x37f, fsw = below(8) << 11;
+	uint8_t ftw = rnd();
+
+	if (chance(30))
+		fcw = 0x40 | (rnd() & 0xf3f);
+	else if (chance(30))
+		fcw = 0x7f | (rnd() & 0xf00);
+	if (chance(25))
+		fsw |= rnd() & 0x477f;
+	if (chance(60))
+		fsw &= ~(uint16_t)(~fcw & 0x3f); /* nothing pending */
+	if (chance(30))
+		ftw = 0xff;
+	else if (chance(10))
+		ftw = 0;
+	X_U16(s, 0) = fcw;
+	X_U16(s, 2) = fsw;
+	s->xs[4] = ftw;
+	X_U16(s, 6) = rnd() & 0x7ff;
+	X_U64(s, 8) = rnd() & 0x7fffffff;
+	X_U64(s, 16) = rnd() & 0x7fffffff;
+	for (unsigned n = 0; n < 8; n++)
+		random_st(s->xs + 32 + 16 * n);
+}
+
+static void random_mxcsr(struct tstate *s)
+{
+	uint32_t v = 0x1f80;
+
+	if (chance(40))
+		v = 0x1f80 | (rnd() & 0xe07f);
+	else if (chance(15))
+		v = rnd() & 0xffff;
+	X_MXCSR(s) = v;
+}
+
+static void random_vectors(struct tstate *s)
+{
+	static const struct {
+		uint16_t at, len;
+	} parts[] = {{160, 256}, {576, 256}, {1152, 512}, {1664, 1024}};
+
+	for (unsigned n = 0; n < ARRAY_SIZE(parts); n++)
+		for (unsigned k = 0; k < parts[n].len; k += 16)
+			random_bytes(s->xs + parts[n].at + k, 16);
+	for (unsigned n = 0; n < 8; n++)
+		X_U64(s, 1088 + 8 * n) = chance(20) ? 0 : chance(25) ? ~0ULL : rnd();
+}
+
+static void random_segments(struct tstate *s, int mode)
+{
+	static const uint8_t data32[] = {L_FLAT32,  L_FLAT32, L_FLAT32,	 L_FLAT32,
+					 L_BASED32, L_DOWN32, L_CONST32, L_DATA16};
+
+	if (mode == 64) {
+		s->sel[S_CS] = 0x33;
+		s->sel[S_SS] = 0x2b;
+		s->sel[S_DS] = s->sel[S_ES] = chance(50) ? 0x2b : 0;
+		s->fsbase = DATA + below(0x3000);
+		s->gsbase = DATA + below(0x3000);
+		return;
+	}
+	s->sel[S_CS] = LDT_SEL(mode == 32 ? L_CODE32 : L_CODE16);
+	s->sel[S_SS] = LDT_SEL(mode == 32 ? L_FLAT32 : L_DATA16);
+	if (chance(12))
+		s->sel[S_SS] = LDT_SEL(mode == 32 ? (chance(50) ? L_DATA16 : L_BASED32) : L_FLAT32);
+	s->sel[S_DS] = s->sel[S_ES] = LDT_SEL(mode == 32 ? L_FLAT32 : L_DATA16);
+	for (unsigned k = 0; k < 4; k++) {
+		static const uint8_t seg[] = {S_DS, S_ES, S_FS, S_GS};
+
+		if (k >= 2 || chance(25))
+			s->sel[seg[k]] = LDT_SEL(data32[below(ARRAY_SIZE(data32))]);
+	}
+	if (mode == 16 && chance(90))
+		s->sel[S_DS] = LDT_SEL(L_DATA16);
+}
+
+static void random_state(struct tstate *s, int mode)
+{
+	memset(s, 0, sizeof(*s));
+	for (unsigned n = 0; n < 16; n++) {
+		s->gpr[n] = random_value();
+		if (mode != 64)
+			s->gpr[n] = n < 8 ? (uint32_t)s->gpr[n] : 0;
+	}
+	s->rflags = 0x202 | (rnd() & 0x8d5) | (chance(15) ? 0x400 : 0);
+	random_segments(s, mode);
+	random_x87(s);
+	random_mxcsr(s);
+	random_vectors(s);
+}
+
+uint64_t segment_base(const struct test *t, int mode, unsigned seg)
+{
+	if (mode == 64)
+		return seg == S_FS ? t->in.fsbase : seg == S_GS ? t->in.gsbase : 0;
+	return t->in.sel[seg] & 4 ? ldt[t->in.sel[seg] >> 3].base : 0;
+}
+
+/* -- Where a memory operand goes: offsets in the data area -- */
+
+struct target {
+	uint64_t lin;
+	enum form form;
+};
+
+static struct target pick_target(unsigned len, unsigned align, int mode)
+{
+	static const uint16_t seam[] = {0x2000, 0x2000, 0x5000};
+	static const uint16_t edge[] = {0x1000, 0x3000, 0x4000, 0x6000, 0x7000, 0x8000};
+	unsigned what = below(100), span = MIN(MAX(len, 1u), 2000u);
+	struct target t = {.form = FORM_MEM};
+
+	if (what < 62) {
+		t.lin = (chance(60) ? 0x1000 : chance(50) ? 0x4000 : 0x7000) + below(0x1000 - span);
+		if (len > 2000)
+			t.lin = 0x1000 + below(0x400);
+		if (chance(70))
+			t.lin &= ~(uint64_t)(align - 1);
+	} else if (what < 77) {
+		t.lin = seam[below(3)] - 1 - below(span > 1 ? span - 1 : 1);
+		t.form = FORM_STRADDLE;
+		if (len > 2000)
+			t.lin = 0x1800;
+		if (align > 1 && align < len)
+			t.lin &= ~(uint64_t)(align - 1);
+	} else if (what < 96) {
+		t.lin = edge[below(6)] - below(span + 1);
+		if (chance(30))
+			t.lin = (chance(50) ? 0 : 0x6000) + below(0x1000 - span);
+		else if (chance(30))
+			t.lin = 0x3000 + below(0x1000 - span);
+		if (chance(70))
+			t.lin &= ~(uint64_t)(align - 1);
+		t.form = FORM_FAULT;
+	} else {
+		if (mode == 64)
+			t.lin = (chance(50) ? 0x8000000000000000u : 0x00007ffffffffff0u) + below(64) - DATA;
+		else
+			t.lin = below(0x100000) - 0x80000;
+		t.form = FORM_FAULT;
+	}
+	t.lin += DATA;
+	return t;
+}
+
+/* -- Emitting -- */
+
+static int gpr_number(ZydisRegister r)
+{
+	switch (ZydisRegisterGetClass(r)) {
+	case ZYDIS_REGCLASS_GPR8:
+		return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH ? (int)(r - ZYDIS_REGISTER_AH)
+									: ZydisRegisterGetId(r);
+	case ZYDIS_REGCLASS_GPR16:
+	case ZYDIS_REGCLASS_GPR32:
+	case ZYDIS_REGCLASS_GPR64: return ZydisRegisterGetId(r);
+	default: return -1;
+	}
+}
+
+static void append(struct test *t, const struct tinsn *i)
+{
+	if (t->n == ARRAY_SIZE(t->insn))
+		return;
+	t->insn[t->n] = *i;
+	t->insn[t->n].at = t->code_at + t->code_len;
+	memcpy(t->code + t->insn[t->n].at, i->bytes, i->len);
+	t->code_len += i->len;
+	t->n++;
+}
+
+struct plan {
+	struct test *t;
+	struct tinsn *i;
+	bool first;
+	uint16_t set; /* registers that have their value */
+	struct {
+		uint8_t reg;
+		uint64_t val;
+	} want[8];
+	unsigned wants;
+};
+
+static void want(struct plan *p, int reg, uint64_t val)
+{
+	if (reg < 0 || p->set >> reg & 1 || p->wants == ARRAY_SIZE(p->want))
+		return;
+	p->set |= 1 << reg;
+	p->want[p->wants].reg = reg;
+	p->want[p->wants++].val = val;
+}
+
+static uint64_t wanted_or_state(const struct plan *p, int reg)
+{
+	for (unsigned n = 0; n < p->wants; n++)
+		if (p->want[n].reg == reg)
+			return p->want[n].val;
+	return p->t->in.gpr[reg];
+}
+
+static void move_immediate(struct test *t, unsigned reg, uint64_t val)
+{
+	struct tinsn m;
+	uint8_t b[16] = {0};
+	unsigned n = 0, size = t->mode == 64 ? 8 : 4;
+
+	if (t->mode == 16)
+		b[n++] = 0x66;
+	if (t->mode == 64)
+		b[n++] = 0x48 | reg >> 3;
+	b[n++] = 0xb8 | (reg & 7);
+	memcpy(b + n, &val, size);
+	if (!decode(t->mode, b, n + size, &m))
+		return;
+	m.helper = true;
+	m.form = FORM_REG;
+	append(t, &m);
+}
+
+static void settle(struct plan *p)
+{
+	for (unsigned n = 0; n < p->wants; n++) {
+		uint64_t v = p->want[n].val;
+
+		if (p->t->mode != 64)
+			v = (uint32_t)v;
+		if (p->first)
+			p->t->in.gpr[p->want[n].reg] = v;
+		else
+			move_immediate(p->t, p->want[n].reg, v);
+	}
+}
+
+/* -- Contents -- */
+
+static uint64_t code_address(const struct test *t)
+{
+	uint64_t off = below(2 * PAGE_SIZE - 1);
+
+	return t->mode == 16 ? off : CODE + off;
+}
+
+static uint16_t random_selector(void)
+{
+	static const uint16_t sels[] = {0x33, 0x23, 0x2b, 0,	3,	0x10,  0x18,
+					0x40, 0x50, 0x28, 0x20, 0x1003, 0xfff8};
+
+	if (chance(50))
+		return LDT_SEL(below(L_ENTRIES + 1));
+	return sels[below(ARRAY_SIZE(sels))];
+}
+
+static void poke(struct test *t, uint64_t lin, const void *src, unsigned len)
+{
+	for (unsigned n = 0; n < len; n++)
+		if (lin + n - DATA < DATA_SIZE)
+			t->data[lin + n - DATA] = ((const uint8_t *)src)[n];
+}
+
+/* An image for XRSTOR and FXRSTOR, right or wrong. */
+static void poke_xsave(struct test *t, uint64_t lin)
+{
+	struct tstate s;
+	uint64_t bv = chance(70) ? rnd() & 0xe7 : 0xe7;
+
+	random_state(&s, t->mode);
+	if (chance(10))
+		X_MXCSR(&s) = rnd();
+	memset(s.xs + 512, 0, 64);
+	X_U64(&s, 512) = bv;
+	if (chance(30))
+		X_U64(&s, 520) = BIT(63) | bv | (chance(80) ? 0 : rnd() & 0xff);
+	if (chance(10))
+		s.xs[512 + below(64)] = rnd();
+	poke(t, lin, s.xs, XS_SIZE);
+}
+
+static bool is_restore(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_XRSTOR || m == ZYDIS_MNEMONIC_XRSTOR64 || m == ZYDIS_MNEMONIC_FXRSTOR ||
+	       m == ZYDIS_MNEMONIC_FXRSTOR64;
+}
+
+/* What a far pointer, a return frame or a branch target in memory may be. */
+static void poke_frame(struct test *t, uint64_t lin, unsigned word)
+{
+	uint64_t sp = t->mode == 64 ? DATA + STACK_AT + below(256) : STACK_AT;
+	uint64_t w[5] = {code_address(t), chance(70) ? t->in.sel[S_CS] : random_selector(),
+			 0x202 | (rnd() & 0x8d5) | (chance(10) ? 0x100 : 0) |
+			     (chance(5) ? rnd() & 0x3fffff : 0),
+			 sp, chance(70) ? t->in.sel[S_SS] : random_selector()};
+
+	if (chance(10))
+		w[0] = random_value();
+	for (unsigned n = 0; n < 5; n++)
+		poke(t, lin + n * word, &w[n], word);
+}
+
+static void fill_operand(struct test *t, const struct tinsn *i, uint64_t lin, unsigned len)
+{
+	uint8_t buf[512];
+
+	random_bytes(buf, MIN(len + 15, sizeof(buf)) & ~7u);
+	poke(t, lin, buf, MIN(len, 496u));
+	if (is_restore(i->in.mnemonic))
+		poke_xsave(t, lin);
+	if (i->in.mnemonic == ZYDIS_MNEMONIC_LDMXCSR || i->in.mnemonic == ZYDIS_MNEMONIC_VLDMXCSR) {
+		uint32_t v = chance(80) ? rnd() & 0xffff : rnd();
+
+		poke(t, lin, &v, 4);
+	}
+	if (branches(i) && i->in.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR)
+		poke_frame(t, lin, MAX(2, i->in.operand_width / 8));
+	if (i->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || i->in.meta.category == ZYDIS_CATEGORY_SEGOP) {
+		uint64_t off = code_address(t);
+		uint16_t sel = chance(50) ? t->in.sel[S_CS] : random_selector();
+
+		poke(t, lin, &off, 8);
+		poke(t, lin + len - 2, &sel, 2);
+	}
+	if (i->in.mnemonic == ZYDIS_MNEMONIC_MOV && i->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+	    ZydisRegisterGetClass(i->op[0].reg.value) == ZYDIS_REGCLASS_SEGMENT) {
+		uint16_t sel = random_selector();
+
+		poke(t, lin, &sel, 2);
+	}
+}
+
+/* -- Steering -- */
+
+static unsigned address_bits(const struct tinsn *i)
+{
+	return i->in.address_width;
+}
+
+static uint64_t trim(uint64_t v, unsigned bits)
+{
+	return bits == 64 ? v : v & ((1ULL << bits) - 1);
+}
+
+static unsigned align_of(const struct tinsn *i, unsigned len)
+{
+	switch (i->in.meta.isa_ext) {
+	case ZYDIS_ISA_EXT_XSAVE:
+	case ZYDIS_ISA_EXT_XSAVEC:
+	case ZYDIS_ISA_EXT_XSAVEOPT:
+	case ZYDIS_ISA_EXT_XSAVES: return 64;
+	default: break;
+	}
+	if (is_restore(i->in.mnemonic) || i->in.mnemonic == ZYDIS_MNEMONIC_FXSAVE ||
+	    i->in.mnemonic == ZYDIS_MNEMONIC_FXSAVE64)
+		return 16;
+	return len && !(len & (len - 1)) ? len : 1;
+}
+
+/* Displacement bytes that are the whole address: absolute, RIP-relative, moffs. False if too small. */
+static bool patch_disp(struct plan *p, uint64_t lin, const ZydisDecodedOperand *o)
+{
+	struct tinsn *i = p->i;
+	unsigned size = i->in.raw.disp.size / 8, at = i->in.raw.disp.offset;
+	uint64_t v = lin;
+
+	if (o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP)
+		v = lin - (CODE + p->t->code_at + p->t->code_len + i->len);
+	if (size < 2 || !at)
+		return false;
+	if (size < 8 && p->t->mode == 64 && (int64_t)v != (int32_t)v)
+		return false;
+	memcpy(i->bytes + at, &v, size);
+	return decode(p->t->mode, i->bytes, i->len, i);
+}
+
+static void steer_vsib(struct plan *p, const ZydisDecodedOperand *o, uint64_t segbase)
+{
+	unsigned r = ZydisRegisterGetId(o->mem.index);
+	bool q = strstr(ZydisMnemonicGetString(p->i->in.mnemonic), "gatherq") ||
+		 strstr(ZydisMnemonicGetString(p->i->in.mnemonic), "scatterq");
+	int base = gpr_number(o->mem.base);
+	uint64_t area = DATA + (chance(70) ? 0x1000 : 0x4000) - segbase - (uint64_t)o->mem.disp.value;
+	unsigned range = chance(70) ? 0x1ff0 : 0x4000;
+
+	if (base >= 0)
+		want(p, base, area);
+	if (!p->first)
+		return;
+	for (unsigned b = 0; b < 64; b += q ? 8 : 4) {
+		uint64_t v = (below(range) - (chance(20) ? 64 : 0)) / (o->mem.scale ? o->mem.scale : 1);
+		unsigned at = r >= 16  ? 1664 + 64 * (r - 16) + b
+			      : b < 16 ? 160 + 16 * r + b
+			      : b < 32 ? 576 + 16 * r + b - 16
+				       : 1152 + 32 * r + b - 32;
+
+		memcpy(p->t->in.xs + at, &v, q ? 8 : 4);
+	}
+	p->i->form = FORM_MEM;
+}
+
+/* Makes base + index * scale + disp equal `off` by choosing base (and index, if it must have a known value).
+ */
+static void steer_registers(struct plan *p, const ZydisDecodedOperand *o, uint64_t off)
+{
+	int base = gpr_number(o->mem.base), index = gpr_number(o->mem.index);
+	unsigned bits = address_bits(p->i);
+	uint64_t disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0,
+		 scale = o->mem.scale ? o->mem.scale : 1;
+	uint64_t v;
+
+	if (index >= 0 && o->mem.type == ZYDIS_MEMOP_TYPE_MIB)
+		index = -1;
+	if (base >= 0 && index >= 0 && base != index) {
+		if (!p->first || chance(30))
+			want(p, index, bits == 64 && chance(20) ? rnd() : below(0x40));
+		v = trim(wanted_or_state(p, index), bits);
+		want(p, base, trim(off - disp - v * scale, bits));
+	} else if (base >= 0 && index >= 0) {
+		want(p, base, trim(off - disp, bits) / (1 + scale));
+	} else if (base >= 0) {
+		want(p, base, trim(off - disp, bits));
+	} else if (index >= 0) {
+		want(p, index, trim(off - disp, bits) / scale);
+	}
+}
+
+static bool is_stack(const ZydisDecodedOperand *o)
+{
+	return o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN && gpr_number(o->mem.base) == GP_SP;
+}
+
+static void steer_memory(struct plan *p, const ZydisDecodedOperand *o)
+{
+	unsigned len = o->size / 8, seg = o->mem.segment - ZYDIS_REGISTER_ES;
+	uint64_t segbase = segment_base(p->t, p->t->mode, seg > 5 ? S_DS : seg);
+	struct target at = pick_target(len, align_of(p->i, len), p->t->mode);
+
+	if (o->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+		return;
+	if (is_stack(o)) {
+		if (p->i->form < FORM_MEM)
+			p->i->form = FORM_MEM;
+		if (!p->first || chance(75))
+			return;
+	}
+	p->i->form = MAX(p->i->form, at.form);
+	if (o->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
+		steer_vsib(p, o, segbase);
+		return;
+	}
+	fill_operand(p->t, p->i, at.lin, len);
+	if (gpr_number(o->mem.base) < 0 && gpr_number(o->mem.index) < 0) {
+		struct tinsn copy = *p->i;
+		enum form form = p->i->form;
+
+		if (!patch_disp(p, at.lin - segbase, o))
+			*p->i = copy;
+		p->i->form = form;
+		return;
+	}
+	steer_registers(p, o, at.lin - segbase);
+}
+
+/* -- Operands that need care beside memory -- */
+
+static bool bit_test(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_BT || m == ZYDIS_MNEMONIC_BTS || m == ZYDIS_MNEMONIC_BTR ||
+	       m == ZYDIS_MNEMONIC_BTC;
+}
+
+static void care_counts(struct plan *p)
+{
+	struct tinsn *i = p->i;
+
+	if (i->in.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
+		want(p, GP_CX, chance(90) ? below(70) : chance(50) ? below(5000) : random_value());
+	if (bit_test(i->in.mnemonic) && i->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+	    i->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
+		want(p, gpr_number(i->op[1].reg.value), chance(80) ? below(64) : below(8192) - 4096);
+}
+
+static void care_selectors(struct plan *p)
+{
+	struct tinsn *i = p->i;
+	bool loads = i->in.mnemonic == ZYDIS_MNEMONIC_MOV && i->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		     ZydisRegisterGetClass(i->op[0].reg.value) == ZYDIS_REGCLASS_SEGMENT;
+	bool asks = i->in.mnemonic == ZYDIS_MNEMONIC_LAR || i->in.mnemonic == ZYDIS_MNEMONIC_LSL ||
+		    i->in.mnemonic == ZYDIS_MNEMONIC_VERR || i->in.mnemonic == ZYDIS_MNEMONIC_VERW ||
+		    i->in.mnemonic == ZYDIS_MNEMONIC_ARPL;
+
+	if (!loads && !asks)
+		return;
+	for (unsigned n = 0; n < i->in.operand_count_visible; n++)
+		if (i->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER)
+			want(p, gpr_number(i->op[n].reg.value), random_selector());
+}
+
+/* Relative branches go a little forward, indirect ones to the code area, far ones to a selector of ours. */
+static void care_branch(struct plan *p)
+{
+	struct tinsn *i = p->i;
+	enum form form = i->form;
+
+	if (!branches(i))
+		return;
+	if (i->in.raw.imm[0].is_relative && i->in.raw.imm[0].size) {
+		uint64_t v = chance(90) ? below(100) : below(0x1000);
+
+		if (i->in.raw.imm[0].size == 8)
+			v &= 0x7f;
+		memcpy(i->bytes + i->in.raw.imm[0].offset, &v, i->in.raw.imm[0].size / 8);
+		decode(p->t->mode, i->bytes, i->len, i);
+	} else if (i->op[0].type == ZYDIS_OPERAND_TYPE_POINTER) {
+		uint64_t off = code_address(p->t);
+		uint16_t sel = chance(60) ? p->t->in.sel[S_CS] : random_selector();
+		unsigned at = i->in.raw.imm[0].offset;
+
+		memcpy(i->bytes + at, &off, i->len - at - 2);
+		memcpy(i->bytes + i->len - 2, &sel, 2);
+		decode(p->t->mode, i->bytes, i->len, i);
+	} else if (i->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		   i->op[0].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
+		if (chance(90))
+			want(p, gpr_number(i->op[0].reg.value), code_address(p->t));
+	}
+	i->form = form;
+}
+
+static bool has_vsib(const struct tinsn *i)
+{
+	for (unsigned n = 0; n < i->in.operand_count_visible; n++)
+		if (i->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY && i->op[n].mem.type == ZYDIS_MEMOP_TYPE_VSIB)
+			return true;
+	return false;
+}
+
+static bool saves_state(const struct tinsn *i)
+{
+	return !strncmp(ZydisMnemonicGetString(i->in.mnemonic), "xsave", 5);
+}
+
+static void add_insn(struct test *t, bool first, const char *only)
+{
+	struct tinsn i;
+	struct plan p = {.t = t, .i = &i, .first = first};
+
+	if (!gen_insn(t->mode, &i, only) || (!first && (has_vsib(&i) || saves_state(&i))))
+		return;
+	i.form = FORM_REG;
+	care_counts(&p);
+	care_selectors(&p);
+	for (unsigned n = 0; n < i.in.operand_count; n++)
+		if (i.op[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			steer_memory(&p, &i.op[n]);
+	care_branch(&p);
+	if (saves_state(&i)) /* every component in use: XINUSE is then not the CPU's to choose */
+		for (unsigned n = 160; n < XS_SIZE; n += 8)
+			if (n < 512 || n >= 576)
+				X_U64(&t->in, n) = rnd() | 1;
+	settle(&p);
+	append(t, &i);
+}
+
+/* Undefined flags must not reach a later instruction: CMP defines them all. */
+static void define_flags(struct test *t)
+{
+	static const uint8_t cmp[] = {0x3c, 0x11}; /* cmp al, 0x11 */
+	struct tinsn i;
+
+	if (!t->n || !undefined_flags(&t->insn[t->n - 1]) || !decode(t->mode, cmp, 2, &i))
+		return;
+	i.helper = true;
+	append(t, &i);
+}
+
+static void initial_stack(struct test *t)
+{
+	uint64_t base = segment_base(t, t->mode, S_SS);
+
+	t->in.gpr[GP_SP] = DATA + STACK_AT + below(0x600) * 2 - base;
+	if (chance(10))
+		t->in.gpr[GP_SP] = DATA + 0x4000 + (chance(50) ? 0 : 0x2000) + below(64) - 32 - base;
+	if (chance(30))
+		t->in.gpr[GP_BP] = DATA + STACK_AT + below(0x600) * 2 - base;
+	poke_frame(t, base + t->in.gpr[GP_SP],
+		   t->mode == 64 && chance(80)	 ? 8
+		   : t->mode == 16 && chance(80) ? 2
+						 : 4);
+}
+
+void test_make(struct test *t, int mode, unsigned insns, const char *only)
+{
+	t->mode = mode;
+	t->n = 0;
+	t->code_len = 0;
+	t->code_at = chance(90) ? below(0xe00) : chance(70) ? 0x1000 - below(40) : 0x2000 - 1 - below(20);
+	memset(t->code, 0xcc, 2 * PAGE_SIZE);
+	random_state(&t->in, mode);
+	initial_stack(t);
+	for (unsigned n = 0; n < insns; n++) {
+		add_insn(t, t->n == 0, only);
+		if (n + 1 < insns)
+			define_flags(t);
+	}
+	t->in.rip = (mode == 16 ? 0 : CODE) + t->code_at;
+}

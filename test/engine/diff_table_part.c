@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The test's data: what is excluded and why, which flags a CPU leaves undefined, and what has been covered.
+ */
+#include <stdio.h>
+
+#include "diff.h"
+#include "engine/fpu.h"
+
+const uint8_t data_page_kind[DATA_PAGES] = {ABSENT,	READ_WRITE, READ_WRITE, READ_ONLY,
+					    READ_WRITE, READ_WRITE, ABSENT,	READ_WRITE};
+
+const struct ldt_desc ldt[L_ENTRIES] = {
+    [L_CODE32] = {.limit = 0xfffff, .big = true, .pages = true, .contents = 2},
+    [L_FLAT32] = {.limit = 0xfffff, .big = true, .pages = true},
+    [L_CODE16] = {.base = CODE, .limit = 0xffff, .contents = 2},
+    [L_DATA16] = {.base = DATA, .limit = 0xffff},
+    [L_BASED32] = {.base = DATA, .limit = 0x5fff, .big = true},
+    [L_DOWN32] = {.base = DATA, .limit = 0x1fff, .big = true, .contents = 1},
+    [L_CONST32] = {.base = DATA, .limit = 0xffff, .big = true, .read_only = true},
+    [L_ABSENT] = {.base = DATA, .limit = 0xffff, .big = true, .absent = true},
+};
+
+/* -- Exclusions -- */
+
+struct row {
+	uint16_t id;
+	const char *why;
+};
+
+static const char not_deterministic[] = "its result differs from run to run";
+static const char enters_kernel[] = "enters the kernel";
+static const char hidden[] = "hidden from guests";
+static const char kernel_answers[] = "the host's kernel emulates it for user code (UMIP)";
+static const char host_policy[] = "the result is a policy of the host's kernel";
+
+static const struct row by_mnemonic[] = {
+    {ZYDIS_MNEMONIC_RDTSC, not_deterministic},
+    {ZYDIS_MNEMONIC_RDTSCP, not_deterministic},
+    {ZYDIS_MNEMONIC_RDRAND, not_deterministic},
+    {ZYDIS_MNEMONIC_RDSEED, not_deterministic},
+    {ZYDIS_MNEMONIC_RDPID, not_deterministic},
+    {ZYDIS_MNEMONIC_CPUID, not_deterministic},
+    {ZYDIS_MNEMONIC_XGETBV, "XINUSE is the CPU's to choose; XCR0 is tested by guest programs"},
+    {ZYDIS_MNEMONIC_RDPMC, host_policy},
+    {ZYDIS_MNEMONIC_SYSCALL, enters_kernel},
+    {ZYDIS_MNEMONIC_SYSENTER, enters_kernel},
+    {ZYDIS_MNEMONIC_INT, enters_kernel},
+    {ZYDIS_MNEMONIC_SGDT, kernel_answers},
+    {ZYDIS_MNEMONIC_SIDT, kernel_answers},
+    {ZYDIS_MNEMONIC_SLDT, kernel_answers},
+    {ZYDIS_MNEMONIC_SMSW, kernel_answers},
+    {ZYDIS_MNEMONIC_STR, kernel_answers},
+    {ZYDIS_MNEMONIC_XABORT, hidden},
+    {ZYDIS_MNEMONIC_XTEST, hidden},
+    {ZYDIS_MNEMONIC_VMCALL, "the outer hypervisor answers"},
+    {ZYDIS_MNEMONIC_VMMCALL, "the outer hypervisor answers"},
+    {ZYDIS_MNEMONIC_VMFUNC, "the outer hypervisor answers"},
+    {ZYDIS_MNEMONIC_GETSEC, "the outer hypervisor answers"},
+    {ZYDIS_MNEMONIC_ENCLU, hidden},
+    {ZYDIS_MNEMONIC_SENDUIPI, hidden},
+};
+
+static const struct row by_isa_set[] = {
+    {ZYDIS_ISA_SET_RTM, "TSX: hidden from guests"},
+    {ZYDIS_ISA_SET_TSX_LDTRK, "TSX: hidden from guests"},
+    {ZYDIS_ISA_SET_WAITPKG, "WAITPKG: hidden from guests"},
+    {ZYDIS_ISA_SET_CET, "CET: hidden from guests"},
+    {ZYDIS_ISA_SET_PKU, "PKU: hidden from guests"},
+    {ZYDIS_ISA_SET_SGX, "SGX: hidden from guests"},
+    {ZYDIS_ISA_SET_SGX_ENCLV, "SGX: hidden from guests"},
+    {ZYDIS_ISA_SET_UINTR, "UINTR: hidden from guests"},
+    {ZYDIS_ISA_SET_AMX_BF16, "AMX: hidden from guests"},
+    {ZYDIS_ISA_SET_AMX_INT8, "AMX: hidden from guests"},
+    {ZYDIS_ISA_SET_AMX_TILE, "AMX: hidden from guests"},
+    {ZYDIS_ISA_SET_PADLOCK_RNG, "VIA"},
+    {ZYDIS_ISA_SET_PADLOCK_ACE, "VIA"},
+    {ZYDIS_ISA_SET_PADLOCK_PHE, "VIA"},
+    {ZYDIS_ISA_SET_PADLOCK_PMM, "VIA"},
+    {ZYDIS_ISA_SET_MPX, "MPX is off: NOPs that Zydis calls otherwise"},
+    {ZYDIS_ISA_SET_VTX, "the outer hypervisor answers"},
+    {ZYDIS_ISA_SET_SVM, "AMD's"},
+    {ZYDIS_ISA_SET_KEYLOCKER, "KEYLOCKER: hidden from guests"},
+    {ZYDIS_ISA_SET_KEYLOCKER_WIDE, "KEYLOCKER: hidden from guests"},
+    {ZYDIS_ISA_SET_HRESET, hidden},
+    {ZYDIS_ISA_SET_ENQCMD, hidden},
+    {ZYDIS_ISA_SET_PCONFIG, hidden},
+    {ZYDIS_ISA_SET_TDX, hidden},
+};
+
+static const char *find(const struct row *rows, unsigned n, unsigned id)
+{
+	for (unsigned k = 0; k < n; k++)
+		if (rows[k].id == id)
+			return rows[k].why;
+	return NULL;
+}
+
+/* The CPU refuses what the host lacks; so must the engine, but it needs no test of every such encoding. */
+const char *excluded(const struct tinsn *i)
+{
+	const char *why = find(by_mnemonic, ARRAY_SIZE(by_mnemonic), i->in.mnemonic);
+
+	if (!why)
+		why = find(by_isa_set, ARRAY_SIZE(by_isa_set), i->in.meta.isa_set);
+	if (!why && i->in.meta.isa_ext == ZYDIS_ISA_EXT_KNC)
+		why = "Knights Corner";
+	if (!why && !host_has(i->in.meta.isa_set))
+		why = "the host's CPU lacks it";
+	return why;
+}
+
+bool branches(const struct tinsn *i)
+{
+	return i->in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE ||
+	       i->in.meta.category == ZYDIS_CATEGORY_RET || i->in.meta.category == ZYDIS_CATEGORY_CALL ||
+	       i->in.meta.category == ZYDIS_CATEGORY_UNCOND_BR ||
+	       i->in.meta.category == ZYDIS_CATEGORY_COND_BR;
+}
+
+/* -- Undefined results -- */
+
+uint64_t undefined_flags(const struct tinsn *i)
+{
+	return i->in.cpu_flags ? i->in.cpu_flags->undefined : 0;
+}
+
+/* A gather that faults may have done elements behind the faulting one. */
+bool vector_undefined(const struct tinsn *i, const struct outcome *o)
+{
+	return o->vector != 3 && (i->in.meta.category == ZYDIS_CATEGORY_GATHER ||
+				  i->in.meta.category == ZYDIS_CATEGORY_AVX2GATHER);
+}
+
+/* -- Coverage -- */
+
+static const char *const size_name[8] = {"8", "16", "32", "64", "80", "128", "256", "512"};
+
+struct cell {
+	bool known, can_mem;
+	uint32_t n[FORMS];
+};
+static struct cell cells[3][ZYDIS_MNEMONIC_MAX_VALUE + 1][8];
+
+static unsigned mode_index(int mode)
+{
+	return mode == 64 ? 0 : mode == 32 ? 1 : 2;
+}
+
+static unsigned size_index(const struct tinsn *i)
+{
+	unsigned v = i->in.avx.vector_length ? i->in.avx.vector_length : i->in.operand_width;
+
+	for (unsigned n = 0; n < i->in.operand_count_visible; n++) {
+		const ZydisDecodedOperand *o = &i->op[n];
+		ZydisRegisterClass c = o->type == ZYDIS_OPERAND_TYPE_REGISTER
+					   ? ZydisRegisterGetClass(o->reg.value)
+					   : ZYDIS_REGCLASS_INVALID;
+
+		if (c == ZYDIS_REGCLASS_X87)
+			return 4;
+		if (c == ZYDIS_REGCLASS_XMM && !i->in.avx.vector_length)
+			return 5;
+	}
+	return v == 512 ? 7 : v == 256 ? 6 : v == 128 ? 5 : v == 64 ? 3 : v == 16 ? 1 : v == 8 ? 0 : 2;
+}
+
+static bool touches_memory(const struct tinsn *i)
+{
+	for (unsigned n = 0; n < i->in.operand_count; n++)
+		if (i->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY && i->op[n].mem.type != ZYDIS_MEMOP_TYPE_AGEN)
+			return true;
+	return false;
+}
+
+void cover_known(int mode, const struct tinsn *i)
+{
+	struct cell *c = &cells[mode_index(mode)][i->in.mnemonic][size_index(i)];
+
+	c->known = true;
+	c->can_mem |= touches_memory(i);
+}
+
+void cover_count(int mode, const struct tinsn *i, enum form form)
+{
+	struct cell *c = &cells[mode_index(mode)][i->in.mnemonic][size_index(i)];
+
+	cover_known(mode, i);
+	c->n[form]++;
+}
+
+static bool cell_empty(const struct cell *c)
+{
+	if (!c->known)
+		return false;
+	if (c->can_mem)
+		return !c->n[FORM_MEM] || !c->n[FORM_STRADDLE] || !c->n[FORM_FAULT];
+	return !c->n[FORM_REG];
+}
+
+static void print_cell(const char *mode, unsigned m, unsigned s, const struct cell *c)
+{
+	printf("%-4s %-18s %-4s %8u %8u %8u %8u\n", mode, ZydisMnemonicGetString(m), size_name[s],
+	       c->n[FORM_REG], c->n[FORM_MEM], c->n[FORM_STRADDLE], c->n[FORM_FAULT]);
+}
+
+/* The whole table if `full`, else its sums; the empty cells in any case. */
+void cover_print(bool full)
+{
+	static const char *const names[3] = {"64", "32", "16"};
+	unsigned known[3] = {0}, empty[3] = {0};
+	uint64_t sums[3][FORMS] = {{0}};
+
+	if (full)
+		printf("%-4s %-18s %-4s %8s %8s %8s %8s\n", "mode", "mnemonic", "size", "register", "memory",
+		       "straddle", "fault");
+	for (unsigned k = 0; k < 3; k++)
+		for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
+			for (unsigned s = 0; s < 8; s++) {
+				const struct cell *c = &cells[k][m][s];
+
+				known[k] += c->known;
+				empty[k] += cell_empty(c);
+				for (unsigned f = 0; f < FORMS; f++)
+					sums[k][f] += c->n[f];
+				if (full && c->known)
+					print_cell(names[k], m, s, c);
+			}
+	for (unsigned k = 0; k < 3; k++) {
+		if (!known[k])
+			continue;
+		printf("coverage %s-bit: %u mnemonic x size; tests: %lu register, %lu memory, %lu "
+		       "straddling, %lu faulting; "
+		       "%u with an empty cell\n",
+		       names[k], known[k], sums[k][FORM_REG], sums[k][FORM_MEM], sums[k][FORM_STRADDLE],
+		       sums[k][FORM_FAULT], empty[k]);
+		for (unsigned m = 0; full && m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
+			for (unsigned s = 0; s < 8; s++)
+				if (cell_empty(&cells[k][m][s])) {
+					printf("empty: ");
+					print_cell(names[k], m, s, &cells[k][m][s]);
+				}
+	}
+}
