@@ -59,9 +59,7 @@ static struct insn *icache_map(void)
 	if (map == MAP_FAILED)
 		return NULL;
 	madvise(map, size, MADV_HUGEPAGE);
-	for (size_t n = 0; n < 1UL << ICACHE_BITS; n++)
-		map[n].key = ICACHE_EMPTY;
-	return map;
+	return map; /* of zeros: every entry is ICACHE_EMPTY */
 }
 
 int engine_cpu_create(struct engine_cpu **out, struct engine_code *code, const struct engine_port *port,

@@ -77,10 +77,11 @@ static inline struct insn *icache_slot(struct engine_cpu *c, uint64_t rip)
 	return &c->icache[(rip ^ (rip >> ICACHE_BITS)) & ((1UL << ICACHE_BITS) - 1)];
 }
 
+/* What makes insn.key differ between modes, and never 0: canonical addresses end in 0 or f. */
 static uint64_t mode_bits(const struct engine_cpu *c)
 {
 	switch (c->mode_key) {
-	case 64: return 0;
+	case 64: return 4ULL << 60;
 	case 32: return 1ULL << 60;
 	case 16: return 2ULL << 60;
 	default: return 3ULL << 60;
