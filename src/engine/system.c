@@ -336,6 +336,8 @@ static insn_fn select_segbase(struct insn *i, ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_WRFSBASE: i->op = FS | 8; break;
 	default: i->op = GS | 8; break;
 	}
+	if (i->opsize == 2) /* 66 has no say here */
+		i->opsize = 4;
 	return op_segbase;
 }
 
