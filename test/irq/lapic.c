@@ -419,7 +419,7 @@ static void split_eoi(void **state)
 /* -- Timers -- */
 
 /* Busy hosts are late, never early. */
-#define LATE (300 * MS)
+#define LATE (1500 * MS)
 
 static void one_shot(void **state)
 {

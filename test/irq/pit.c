@@ -146,7 +146,7 @@ static void speaker_port(void **state)
 	while (!(inb(0x61) & 0x20) && base_now_ns() - start < 2000 * MS)
 		;
 	end = base_now_ns();
-	assert_in_range(end - start, 19 * MS, 320 * MS);
+	assert_in_range(end - start, 19 * MS, 1500 * MS);
 	outb(0x61, 2);
 	assert_int_equal(inb(0x61) & 3, 2);
 	for (i = 0; i < 3000; i++)
@@ -167,7 +167,7 @@ static void periodic_ticks(void **state)
 	program(0, 2, 5966); /* 200 Hz */
 	for (i = 0; i < 20; i++)
 		assert_true(take_tick());
-	assert_in_range(base_now_ns() - start, 99 * MS, 400 * MS);
+	assert_in_range(base_now_ns() - start, 99 * MS, 1500 * MS);
 	outb(0x43, 3 << 4 | 5 << 1); /* mode 5 waits for a gate that channel 0 does not have */
 	outb(0x40, 0xff);
 	outb(0x40, 0xff);
@@ -183,39 +183,42 @@ static void one_shot(void **state)
 
 	program(0, 0, 11932); /* 10 ms */
 	assert_true(take_tick());
-	assert_in_range(base_now_ns() - start, 9 * MS, 310 * MS);
+	assert_in_range(base_now_ns() - start, 9 * MS, 1500 * MS);
 	usleep(25000);
 	assert_int_equal(pending(0), -1);
 }
 
-/* Counts the ticks that arrive within `ms` when the guest was deaf for 100 ms at 200 Hz. */
-static int after_deafness(unsigned ms)
+/* Runs 200 Hz past a guest that is deaf for 100 ms; ticks still missing when it caught up, or after 200 ms.
+ */
+static int missing_after_deafness(bool reinject)
 {
-	uint64_t end;
-	int n = 0;
+	uint64_t start = base_now_ns(), run;
+	int n = 0, due;
 
 	program(0, 2, 5966);
 	usleep(100000);
-	end = base_now_ns() + ms * MS;
-	while (base_now_ns() < end)
+	do {
 		if (pending(0) >= 0)
 			n += take_tick();
 		else
 			usleep(100);
+		run = base_now_ns() - start;
+		due = run / (5 * MS);
+	} while (reinject ? n < due - 3 && run < 3000 * MS : run < 200 * MS);
 	outb(0x43, 3 << 4 | 5 << 1);
 	outb(0x40, 0xff);
 	outb(0x40, 0xff);
-	return n;
+	while (pending(0) >= 0)
+		take_tick();
+	return due - n;
 }
 
 static void reinjection(void **state)
 {
-	assert_in_range(after_deafness(50), 25, 100); /* 10 in time and the 20 that were lost */
-	while (pending(0) >= 0)
-		take_tick();
+	assert_in_range(missing_after_deafness(true) + 3, 0, 6);
 	assert_int_equal(irq_set_pit_reinject(w.irq, false), 0);
 	assert_int_equal(irq_set_pit_reinject(w.irq, false), 0);
-	assert_in_range(after_deafness(50), 5, 20);
+	assert_in_range(missing_after_deafness(false), 15, 45);
 	assert_int_equal(irq_set_pit_reinject(w.irq, true), 0);
 }
 
