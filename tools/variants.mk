@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Compile rules per variant. $(1) = folder, $(2) = extra flags for compiling and linking.
 # src/engine is built without the red zone: its handlers push flags inside inline assembly.
+# The shim and sig.c are called by ThreadSanitizer's own start, before instrumented code may run.
 
 define variant
 FLAGS_$(1) := $(2)
 $(1)/obj/%.o: src/%.c
 	@mkdir -p $$(@D)
-	$$(Q)$$(CC) $$(CFLAGS_ALL) $(2) $$(if $$(findstring src/engine/,$$<),-mno-red-zone) -c $$< -o $$@
+	$$(Q)$$(CC) $$(CFLAGS_ALL) $(2) $$(if $$(findstring src/engine/,$$<),-mno-red-zone) \
+		$$(if $$(findstring src/shim/,$$<)$$(findstring src/base/sig.c,$$<),-fno-sanitize=thread) -c $$< -o $$@
 $(1)/libuserkvm.so: $$(SRC:src/%.c=$(1)/obj/%.o) tools/exports.map
 	$$(Q)$$(CC) -shared -Wl,-z,now -Wl,--version-script=tools/exports.map $(2) -o $$@ $$(filter %.o,$$^) $$(LIBS)
 $(1)/rooms.a: $$(filter-out $(1)/obj/shim/%,$$(SRC:src/%.c=$(1)/obj/%.o))

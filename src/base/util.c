@@ -18,10 +18,10 @@ struct block {
 #define BLOCK_ALIGN 16
 
 /*
- * From here on blocks are mapped: untouched pages then cost nothing. The leak checker of ASan does not look
- * into foreign mappings, so under it everything is calloc's.
+ * From here on blocks are mapped: untouched pages then cost nothing. ASan's leak checker does not look into
+ * foreign mappings, and ThreadSanitizer does not see them go and come back, so under both all is calloc's.
  */
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define MAP_FROM SIZE_MAX
 #else
 #define MAP_FROM (128UL << 10)

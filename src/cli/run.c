@@ -206,6 +206,10 @@ int cmd_run(int argc, char **argv)
 		r = set_preload();
 	if (r)
 		return r;
+#ifdef __SANITIZE_THREAD__
+	/* A child of ours may make VMs, and so a thread: ThreadSanitizer would kill it. */
+	setenv("TSAN_OPTIONS", "die_after_fork=0", 0);
+#endif
 	execv(path, argv + first);
 	if (errno == ENOEXEC) /* a script without "#!": the shell's, as in execvp(3) */
 		execvp(path, argv + first);

@@ -15,7 +15,7 @@ long do_ioctl(int fd, unsigned long request, void *arg)
 	struct api_file *f;
 	long r;
 
-	if (_IOC_TYPE(request) != KVMIO)
+	if (!shim_ready || _IOC_TYPE(request) != KVMIO)
 		return sys_call(SYS_ioctl, fd, request, arg);
 	f = api_get(fd);
 	if (!f)
@@ -25,11 +25,32 @@ long do_ioctl(int fd, unsigned long request, void *arg)
 	return r;
 }
 
+long do_close(int fd)
+{
+	return shim_ready ? api_close(fd) : sys_call(SYS_close, fd);
+}
+
+long do_close_range(unsigned first, unsigned last, unsigned flags)
+{
+	return shim_ready ? api_close_range(first, last, flags)
+			  : sys_call(SYS_close_range, first, last, flags);
+}
+
+long do_dup3(int oldfd, int newfd, int flags)
+{
+	return shim_ready ? api_dup3(oldfd, newfd, flags) : sys_call(SYS_dup3, oldfd, newfd, flags);
+}
+
+long do_munmap(void *addr, size_t len)
+{
+	return shim_ready ? api_munmap(addr, len) : sys_call(SYS_munmap, addr, len);
+}
+
 long do_dup(int fd)
 {
 	long r = sys_call(SYS_dup, fd);
 
-	if (r >= 0)
+	if (r >= 0 && shim_ready)
 		api_duplicated(fd, (int)r);
 	return r;
 }
@@ -39,7 +60,7 @@ long do_dup2(int oldfd, int newfd)
 	long r;
 
 	if (oldfd != newfd)
-		return api_dup3(oldfd, newfd, 0);
+		return do_dup3(oldfd, newfd, 0);
 	r = sys_call(SYS_fcntl, oldfd, F_GETFD);
 	return r < 0 ? r : newfd;
 }
@@ -48,14 +69,14 @@ long do_fcntl(int fd, int cmd, unsigned long arg)
 {
 	long r = sys_call(SYS_fcntl, fd, cmd, arg);
 
-	if (r >= 0 && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC))
+	if (r >= 0 && shim_ready && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC))
 		api_duplicated(fd, (int)r);
 	return r;
 }
 
 long do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset)
 {
-	struct api_file *f = flags & MAP_ANONYMOUS || fd < 0 ? NULL : api_get(fd);
+	struct api_file *f = !shim_ready || flags & MAP_ANONYMOUS || fd < 0 ? NULL : api_get(fd);
 	long r;
 
 	if (!f)
@@ -80,22 +101,22 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 
 EXPORT int close(int fd)
 {
-	return (int)shim_ret(api_close(fd));
+	return (int)shim_ret(do_close(fd));
 }
 EXPORT_ALIAS(close) int __close(int fd);
 
 EXPORT int close_range(unsigned first, unsigned last, int flags)
 {
-	return (int)shim_ret(api_close_range(first, last, (unsigned)flags));
+	return (int)shim_ret(do_close_range(first, last, (unsigned)flags));
 }
 
 EXPORT void closefrom(int low)
 {
 	/* Before Linux 5.9 one by one, up to what a process may have. */
-	if (api_close_range((unsigned)MAX(low, 0), ~0U, 0) != -ENOSYS)
+	if (do_close_range((unsigned)MAX(low, 0), ~0U, 0) != -ENOSYS)
 		return;
 	for (int fd = MAX(low, 0); fd < 65536; fd++)
-		api_close(fd);
+		do_close(fd);
 }
 
 EXPORT int dup(int fd)
@@ -111,7 +132,7 @@ EXPORT_ALIAS(dup2) int __dup2(int oldfd, int newfd);
 
 EXPORT int dup3(int oldfd, int newfd, int flags)
 {
-	return (int)shim_ret(api_dup3(oldfd, newfd, flags));
+	return (int)shim_ret(do_dup3(oldfd, newfd, flags));
 }
 
 EXPORT int fcntl(int fd, int cmd, ...)
@@ -143,5 +164,5 @@ EXPORT_ALIAS(mmap) void *mmap64(void *addr, size_t len, int prot, int flags, int
 
 EXPORT int munmap(void *addr, size_t len)
 {
-	return (int)shim_ret(api_munmap(addr, len));
+	return (int)shim_ret(do_munmap(addr, len));
 }

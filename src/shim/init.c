@@ -5,8 +5,11 @@
 #include "shim/shim.h"
 #include "userkvm.h"
 
+bool shim_ready;
+
 __attribute__((constructor)) static void shim_start(void)
 {
+	shim_ready = true;
 	pthread_atfork(NULL, NULL, api_forked);
 }
 

@@ -67,7 +67,7 @@ bool path_is_kvm(int dirfd, const char *path)
 	struct stat st;
 	size_t len = 0;
 
-	if (!last_is_kvm(path))
+	if (!shim_ready || !last_is_kvm(path))
 		return false;
 	if (path[0] != '/')
 		len = start_of(dirfd, buf);
@@ -156,7 +156,7 @@ long do_stat(int dirfd, const char *path, struct stat *st, int flags)
 
 long do_fstat(int fd, struct stat *st)
 {
-	if (!api_is_system(fd))
+	if (!shim_ready || !api_is_system(fd))
 		return sys_call(SYS_fstat, fd, st);
 	path_stat(st);
 	return 0;
@@ -166,7 +166,7 @@ long do_statx(int dirfd, const char *path, int flags, unsigned mask, struct stat
 {
 	bool empty = flags & AT_EMPTY_PATH && (uintptr_t)path >= PAGE_SIZE && !*path;
 
-	if (empty ? api_is_system(dirfd) : path_is_kvm(dirfd, path))
+	if (empty ? shim_ready && api_is_system(dirfd) : path_is_kvm(dirfd, path))
 		return path_statx(mask, stx);
 	return sys_call(SYS_statx, dirfd, path, flags, mask, stx);
 }

@@ -32,6 +32,10 @@ static inline long shim_ret(long r)
 	return r;
 }
 
+/* Set by our constructor. Before it, calls (of a sanitizer's start, of other constructors) go straight to the
+ * kernel: nothing of ours is open yet. */
+extern bool shim_ready;
+
 /* True if the path names /dev/kvm: by its text (".", "..", double slashes, dirfd and working directory
  * resolved), or because what a "kvm" names is the kernel's device 10:232. Symbolic links with other names
  * are not followed. */
@@ -48,6 +52,10 @@ long do_stat(int dirfd, const char *path, struct stat *st, int flags);
 long do_fstat(int fd, struct stat *st);
 long do_statx(int dirfd, const char *path, int flags, unsigned mask, struct statx *stx);
 long do_ioctl(int fd, unsigned long request, void *arg);
+long do_close(int fd);
+long do_close_range(unsigned first, unsigned last, unsigned flags);
+long do_dup3(int oldfd, int newfd, int flags);
+long do_munmap(void *addr, size_t len);
 long do_dup(int fd);
 long do_dup2(int oldfd, int newfd);
 long do_fcntl(int fd, int cmd, unsigned long arg);

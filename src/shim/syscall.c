@@ -94,18 +94,18 @@ static bool with_fd(long nr, const long a[6], long *r)
 {
 	switch (nr) {
 	case SYS_ioctl: *r = do_ioctl((int)a[0], (unsigned long)a[1], (void *)a[2]); return true;
-	case SYS_close: *r = api_close((int)a[0]); return true;
+	case SYS_close: *r = do_close((int)a[0]); return true;
 	case SYS_close_range:
-		*r = api_close_range((unsigned)a[0], (unsigned)a[1], (unsigned)a[2]);
+		*r = do_close_range((unsigned)a[0], (unsigned)a[1], (unsigned)a[2]);
 		return true;
 	case SYS_dup: *r = do_dup((int)a[0]); return true;
 	case SYS_dup2: *r = do_dup2((int)a[0], (int)a[1]); return true;
-	case SYS_dup3: *r = api_dup3((int)a[0], (int)a[1], (int)a[2]); return true;
+	case SYS_dup3: *r = do_dup3((int)a[0], (int)a[1], (int)a[2]); return true;
 	case SYS_fcntl: *r = do_fcntl((int)a[0], (int)a[1], (unsigned long)a[2]); return true;
 	case SYS_mmap:
 		*r = do_mmap((void *)a[0], (size_t)a[1], (int)a[2], (int)a[3], (int)a[4], a[5]);
 		return true;
-	case SYS_munmap: *r = api_munmap((void *)a[0], (size_t)a[1]); return true;
+	case SYS_munmap: *r = do_munmap((void *)a[0], (size_t)a[1]); return true;
 	case SYS_rt_sigaction:
 		*r = sys_sigaction((int)a[0], (void *)a[1], (void *)a[2], (size_t)a[3]);
 		return true;

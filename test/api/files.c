@@ -371,7 +371,7 @@ static void no_descriptor(void **state)
 	assert_live(0);
 }
 
-static volatile bool in_run;
+static _Atomic bool in_run;
 
 static void *run_until_signal(void *arg)
 {

@@ -129,6 +129,9 @@ static void by_vfork(void **state)
 	struct ku_vcpu cpu;
 	pid_t pid;
 
+#ifdef __SANITIZE_THREAD__
+	skip(); /* its vfork is a fork */
+#endif
 	ku_vm_create(&vm, 0);
 	ku_vcpu_create(&vm, 0, &cpu);
 	pid = vfork();
