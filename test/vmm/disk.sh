@@ -17,7 +17,7 @@ print(s.server_port, flush=True)
 s.serve_forever()' "$W/srv" >"$W/port" 2>/dev/null &
 wait_for "$W/port" '[0-9]' 10 || fail "no http server"
 # shellcheck disable=SC2086
-timeout 400 "$B/userkvm" run $QEMU -M pc,accel=kvm -serial "file:$W/disk.log" -kernel $A/generic/vmlinuz \
+timeout -k 5 400 "$B/userkvm" run $QEMU -M pc,accel=kvm -serial "file:$W/disk.log" -kernel $A/generic/vmlinuz \
 	-initrd $A/initrd-disk.gz -append "console=ttyS0 panic=-1 userkvm.port=$(cat "$W/port")" \
 	-drive "file=$W/disk.img,format=raw,if=virtio" -netdev user,id=n0 -device virtio-net-pci,netdev=n0,romfile= \
 	</dev/null >"$W/disk.err" 2>&1

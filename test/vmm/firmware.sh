@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 # memtest86+ draws its screen on the serial line with cursor moves: look for the test number and the counters.
 # shellcheck disable=SC2086
-timeout 300 "$B/userkvm" run qemu-system-x86_64 -nodefaults -display none -cpu host -m 64 -M pc,accel=kvm \
+timeout -k 5 300 "$B/userkvm" run qemu-system-x86_64 -nodefaults -display none -cpu host -m 64 -M pc,accel=kvm \
 	-serial "file:$W/memtest.log" -kernel /boot/memtest86+x64.bin -append "console=ttyS0,115200" \
 	</dev/null >"$W/memtest.err" 2>&1 &
 q=$!
@@ -15,7 +15,7 @@ tr -d '\0' <"$W/memtest.log" | sed 's/\x1b\[[0-9;]*[A-Za-z]/\n/g' >"$W/memtest.t
 grep -aiq 'failing\|unexpected' "$W/memtest.txt" && fail "memtest86+ found errors"
 echo "memtest86+: first test done, no error"
 cp /usr/share/OVMF/OVMF_VARS_4M.fd "$W/vars.fd"
-timeout 300 "$B/userkvm" run qemu-system-x86_64 -nodefaults -display none -cpu host -m 256 -M q35,accel=kvm \
+timeout -k 5 300 "$B/userkvm" run qemu-system-x86_64 -nodefaults -display none -cpu host -m 256 -M q35,accel=kvm \
 	-drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
 	-drive "if=pflash,format=raw,file=$W/vars.fd" -serial "file:$W/ovmf.log" </dev/null >"$W/ovmf.err" 2>&1 &
 q=$!

@@ -16,7 +16,7 @@ backtrace 12
 kill
 EOF
 # shellcheck disable=SC2086
-timeout 120 gdb -q -batch -x "$W/one.gdb" --args $QEMU -M microvm,accel=kvm -serial null \
+timeout -k 5 120 gdb -q -batch -x "$W/one.gdb" --args $QEMU -M microvm,accel=kvm -serial null \
 	-kernel $A/cloud/vmlinuz -initrd $A/initrd.gz </dev/null >"$W/gdb1.log" 2>&1
 grep -q '#.*engine_run' "$W/gdb1.log" && grep -q '#.*vcpu_run' "$W/gdb1.log" || { tail -30 "$W/gdb1.log"; fail "no backtrace through the engine"; }
 echo "gdb on QEMU: stopped in a guest CPUID, with a backtrace"
@@ -42,7 +42,7 @@ stepi
 printf "after rip %lx\n", \$rip
 disconnect
 EOF
-timeout 120 gdb -q -batch -x "$W/two.gdb" </dev/null >"$W/gdb2.log" 2>&1
+timeout -k 5 120 gdb -q -batch -x "$W/two.gdb" </dev/null >"$W/gdb2.log" 2>&1
 grep -q 'reset rip fff0' "$W/gdb2.log" || { cat "$W/gdb2.log" "$W/stub.err"; fail "no reset rip"; }
 s1=$(sed -n 's/step1 rip //p' "$W/gdb2.log") s2=$(sed -n 's/step2 rip //p' "$W/gdb2.log")
 [ -n "$s1" ] && [ "$s1" != fff0 ] && [ "$s1" != "$s2" ] || { cat "$W/gdb2.log"; fail "stepi does not step"; }

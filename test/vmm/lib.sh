@@ -20,7 +20,7 @@ boot() {
 	tools/assets.sh cloud && tools/assets.sh initrd || exit 1
 	t0=$(date +%s%N)
 	# shellcheck disable=SC2086
-	timeout "$limit" "$B/userkvm" run $QEMU -serial "file:$W/$name.log" -kernel $A/cloud/vmlinuz \
+	timeout -k 5 "$limit" "$B/userkvm" run $QEMU -serial "file:$W/$name.log" -kernel $A/cloud/vmlinuz \
 		-initrd $A/initrd.gz -append "console=ttyS0 panic=-1 reboot=t" "$@" </dev/null >"$W/$name.err" 2>&1
 	rc=$?
 	echo "$name: $((($(date +%s%N) - t0) / 1000000)) ms, qemu exit $rc, $(grep -a -o 'userkvm-guest: init.*' "$W/$name.log" | tr -d '\r')"
