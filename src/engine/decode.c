@@ -2,6 +2,7 @@
 /*
  * Bytes and mode to struct insn, by Zydis. Where Zydis and CPUs differ is settled here:
  *   - MPX and CET are off: BND* and ENDBR are the NOPs that they are on a CPU without them;
+ *   - a SIB byte with base 101 and mod 00 has no base, whatever REX.B says;
  *   - the machine mode says real mode, where protected-mode instructions and VEX do not exist.
  */
 #include "engine/access.h"
@@ -77,11 +78,18 @@ static bool is_ip(ZydisRegister reg)
 	return reg == ZYDIS_REGISTER_RIP || reg == ZYDIS_REGISTER_EIP;
 }
 
+/* Their destination is ES:rDI, which no prefix overrides. */
+static bool is_string(const struct insn_decoded *d)
+{
+	return d->in.meta.category == ZYDIS_CATEGORY_STRINGOP || d->in.meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
+}
+
 /* The operand that i->seg, base, index, disp describe: ModRM's or moffs, else the overridable implicit one.
  */
 static const ZydisDecodedOperand *memory_operand(const struct insn_decoded *d)
 {
 	const ZydisDecodedOperand *found = NULL;
+	int base;
 
 	for (unsigned k = 0; k < d->in.operand_count; k++) {
 		const ZydisDecodedOperand *o = &d->op[k];
@@ -90,10 +98,17 @@ static const ZydisDecodedOperand *memory_operand(const struct insn_decoded *d)
 			continue;
 		if (o->encoding != ZYDIS_OPERAND_ENCODING_NONE)
 			return o;
-		if (o->mem.segment != ZYDIS_REGISTER_ES && decode_gpr_number(o->mem.base) != RSP)
+		base = decode_gpr_number(o->mem.base);
+		if (base != RSP && !(base == RDI && is_string(d)))
 			found = o;
 	}
 	return found;
+}
+
+/* SIB base 5 with mod 0 is a displacement alone; Zydis 4.0 overlooks it for R13D under an address-size prefix. */
+static bool no_base(const struct insn_decoded *d)
+{
+	return d->in.attributes & ZYDIS_ATTRIB_HAS_SIB && d->in.raw.modrm.mod == 0 && d->in.raw.sib.base == 5;
 }
 
 static void fill_memory(struct engine_cpu *c, struct insn *i, const struct insn_decoded *d)
@@ -112,6 +127,10 @@ static void fill_memory(struct engine_cpu *c, struct insn *i, const struct insn_
 	if (o->mem.segment >= ZYDIS_REGISTER_ES && o->mem.segment <= ZYDIS_REGISTER_GS)
 		i->seg = o->mem.segment - ZYDIS_REGISTER_ES;
 	i->disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+	if (no_base(d)) {
+		base = -1;
+		i->disp = d->in.raw.disp.value;
+	}
 	i->base = base;
 	i->index = index;
 	if (base >= 0)
