@@ -38,10 +38,10 @@ static int32_t has_xsave(struct kvm *kvm)
 	return vcpu_supported_xcr0() != 0;
 }
 
-#define ALL_QUIRKS                                                                                     \
-	(KVM_X86_QUIRK_LINT0_REENABLED | KVM_X86_QUIRK_CD_NW_CLEARED | KVM_X86_QUIRK_LAPIC_MMIO_HOLE | \
-	 KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT |                           \
-	 KVM_X86_QUIRK_FIX_HYPERCALL_INSN | KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)
+/* The quirks that have an effect here; the others cannot be switched off. */
+#define QUIRKS                                                               \
+	(KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT | \
+	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)
 #define GUESTDBG                                                                                           \
 	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_USE_SW_BP | \
 	 KVM_GUESTDBG_INJECT_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_BLOCKIRQ)
@@ -81,6 +81,7 @@ static const struct cap_row rows[] = {
     {KVM_CAP_SET_GUEST_DEBUG2, GUESTDBG, NULL},
     {KVM_CAP_X86_ROBUST_SINGLESTEP, 1, NULL},
     {KVM_CAP_SREGS2, 1, NULL},
+    {KVM_CAP_SYNC_REGS, KVM_SYNC_X86_VALID_FIELDS, NULL},
     {KVM_CAP_XSAVE, 0, has_xsave},
     {KVM_CAP_XSAVE2, 0, xsave2_size},
     {KVM_CAP_XCRS, 0, has_xsave},
@@ -95,9 +96,11 @@ static const struct cap_row rows[] = {
      KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER, NULL},
     {KVM_CAP_X86_MSR_FILTER, 1, NULL},
     {KVM_CAP_X86_DISABLE_EXITS,
-     KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE | KVM_X86_DISABLE_EXITS_CSTATE, NULL},
+     KVM_X86_DISABLE_EXITS_MWAIT | KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE |
+	 KVM_X86_DISABLE_EXITS_CSTATE,
+     NULL},
     {KVM_CAP_DISABLE_QUIRKS, 1, NULL},
-    {KVM_CAP_DISABLE_QUIRKS2, ALL_QUIRKS, NULL},
+    {KVM_CAP_DISABLE_QUIRKS2, QUIRKS, NULL},
     {KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1, NULL},
     {KVM_CAP_INTERNAL_ERROR_DATA, 1, NULL},
     {KVM_CAP_HLT, 1, NULL},
@@ -132,6 +135,7 @@ static const struct cap_row rows[] = {
     {KVM_CAP_TSC_CONTROL, 1, NULL},
     {KVM_CAP_VM_TSC_CONTROL, 1, NULL},
     {KVM_CAP_STEAL_TIME, 1, NULL},
+    {KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1, NULL},
 };
 
 long caps_check(struct kvm *kvm, long cap)

@@ -26,12 +26,18 @@ static const struct stat_row vcpu_rows[] = {VCPU_STATS(STAT_ROW)};
 _Static_assert(ARRAY_SIZE(vm_rows) * sizeof(uint64_t) == sizeof(struct vm_stats), "one row per counter");
 _Static_assert(ARRAY_SIZE(vcpu_rows) * sizeof(uint64_t) == sizeof(struct vcpu_stats), "one row per counter");
 
-/* A descriptor as it stands in the file. */
+/* A descriptor as it stands in the file: struct kvm_stats_desc with its name. */
 struct stat_desc {
-	struct kvm_stats_desc d;
+	uint32_t flags;
+	int16_t exponent;
+	uint16_t size;
+	uint32_t offset;
+	uint32_t bucket_size;
 	char name[NAME_SIZE];
 };
-_Static_assert(sizeof(struct stat_desc) == sizeof(struct kvm_stats_desc) + NAME_SIZE, "no padding");
+_Static_assert(offsetof(struct stat_desc, name) == offsetof(struct kvm_stats_desc, name), "the ABI's layout");
+_Static_assert(offsetof(struct stat_desc, offset) == offsetof(struct kvm_stats_desc, offset),
+	       "the ABI's layout");
 
 struct stats_file {
 	struct kvm *kvm;
@@ -172,9 +178,9 @@ static uint64_t *fill_content(uint8_t *map, const struct stat_row *rows, unsigne
 	else
 		snprintf(id, NAME_SIZE, "kvm-%d", pid);
 	for (unsigned i = 0; i < n; i++) {
-		desc[i].d.flags = rows[i].flags;
-		desc[i].d.size = 1;
-		desc[i].d.offset = (uint32_t)(i * sizeof(uint64_t));
+		desc[i].flags = rows[i].flags;
+		desc[i].size = 1;
+		desc[i].offset = (uint32_t)(i * sizeof(uint64_t));
 		snprintf(desc[i].name, NAME_SIZE, "%s", rows[i].name);
 	}
 	return (uint64_t *)(desc + n);

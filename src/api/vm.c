@@ -234,14 +234,13 @@ const struct file_class vm_file_class = {
     .release = vm_release,
 };
 
-int vm_file_create(unsigned long type)
+/* The set-up is there (life_get). */
+static int make_vm_file(void)
 {
 	struct api_file *f;
 	struct kvm *kvm;
 	int r;
 
-	if (type)
-		return -EINVAL;
 	r = file_prepare(&f, &vm_file_class, "kvm-vm", 0, O_RDWR);
 	if (r)
 		return r;
@@ -257,5 +256,21 @@ int vm_file_create(unsigned long type)
 		kvm_put(kvm);
 		file_abandon(f);
 	}
+	return r;
+}
+
+int vm_file_create(unsigned long type)
+{
+	int r;
+
+	if (type)
+		return -EINVAL;
+	/* The /dev/kvm asked may be a parent's or a stranger's: then nothing is set up in this process yet.
+	 */
+	r = life_get();
+	if (r)
+		return r;
+	r = make_vm_file();
+	life_put();
 	return r;
 }

@@ -56,7 +56,7 @@ static enum probe probe_lock(struct api_file *f)
 	if (watch.no_probe)
 		return PROBE_UNKNOWN;
 	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)f->map,
-		 (unsigned long)f->map + MAX(f->size, PAGE_SIZE));
+		 (unsigned long)(f->map + MAX(f->size, PAGE_SIZE)));
 	fd = sys_call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0) {
 		watch.no_probe = fd == -EPERM || fd == -EACCES;

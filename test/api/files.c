@@ -302,6 +302,43 @@ static void spawned(void **state)
 	assert_live(0);
 }
 
+/* In the program that exec started: /dev/kvm is anybody's, the VM is its maker's. */
+static int inherited_child(int sys, int vm)
+{
+	int own;
+
+	if (ioctl(sys, KVM_GET_API_VERSION, 0) != 12)
+		return 1;
+	if (ku_errno(vm, KVM_CHECK_EXTENSION, 0) != EIO)
+		return 2;
+	own = ioctl(sys, KVM_CREATE_VM, 0);
+	if (own < 0 || !alive(own) || close(own))
+		return 3;
+	return ku_errno(0, KVM_GET_API_VERSION, 0) == 0 ? 4 : 0;
+}
+
+static void inherited(void **state)
+{
+	int sys = open("/dev/kvm", O_RDWR), vm = vm_new(), status;
+	char a[16], b[16];
+	pid_t pid;
+
+	fcntl(vm, F_SETFD, 0);
+	snprintf(a, sizeof(a), "%d", sys);
+	snprintf(b, sizeof(b), "%d", vm);
+	pid = fork();
+	if (!pid) {
+		execl("/proc/self/exe", "inherited", a, b, NULL);
+		_exit(99);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_true(alive(vm));
+	close(vm);
+	close(sys);
+	assert_live(0);
+}
+
 /* Somebody opens the same inode through /proc and closes it: not our last close. */
 static void reopened(void **state)
 {
@@ -560,19 +597,30 @@ static void polled(void **state)
 	close(p.fd);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(plain_close),     cmocka_unit_test(number_reused),
-	    cmocka_unit_test(duplicates),      cmocka_unit_test(dup_over),
-	    cmocka_unit_test(children_hold),   cmocka_unit_test(mapping_holds),
-	    cmocka_unit_test(ranges),	       cmocka_unit_test(passed_by_message),
-	    cmocka_unit_test(held_by_child),   cmocka_unit_test(spawned),
-	    cmocka_unit_test(reopened),	       cmocka_unit_test(closed_raw),
-	    cmocka_unit_test(no_descriptor),   cmocka_unit_test(closed_while_running),
-	    cmocka_unit_test(by_many_threads), cmocka_unit_test(closed_in_handler),
-	    cmocka_unit_test(stats_files),     cmocka_unit_test(vcpu_pages),
-	    cmocka_unit_test(polled)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(plain_close),
+					   cmocka_unit_test(number_reused),
+					   cmocka_unit_test(duplicates),
+					   cmocka_unit_test(dup_over),
+					   cmocka_unit_test(children_hold),
+					   cmocka_unit_test(mapping_holds),
+					   cmocka_unit_test(ranges),
+					   cmocka_unit_test(passed_by_message),
+					   cmocka_unit_test(held_by_child),
+					   cmocka_unit_test(spawned),
+					   cmocka_unit_test(inherited),
+					   cmocka_unit_test(reopened),
+					   cmocka_unit_test(closed_raw),
+					   cmocka_unit_test(no_descriptor),
+					   cmocka_unit_test(closed_while_running),
+					   cmocka_unit_test(by_many_threads),
+					   cmocka_unit_test(closed_in_handler),
+					   cmocka_unit_test(stats_files),
+					   cmocka_unit_test(vcpu_pages),
+					   cmocka_unit_test(polled)};
 
+	if (argc == 3)
+		return inherited_child(atoi(argv[1]), atoi(argv[2]));
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
