@@ -181,7 +181,7 @@ static bool has_class(const struct insn_decoded *d, ZydisRegisterClass cls)
 
 static enum vneed need_of(const struct insn_decoded *d)
 {
-	bool mmx = has_class(d, ZYDIS_REGCLASS_MMX) || d->in.mnemonic == ZYDIS_MNEMONIC_CVTPI2PS;
+	bool mmx = has_class(d, ZYDIS_REGCLASS_MMX);
 
 	if (is_x87(&d->in))
 		return NEED_X87;
@@ -234,11 +234,30 @@ static bool ignores_mxcsr(const ZydisDecodedInstruction *in)
 	}
 }
 
+/* Exception types of SIMD floating-point instructions. */
+static bool raises_simd(ZydisExceptionClass cls)
+{
+	switch (cls) {
+	case ZYDIS_EXCEPTION_CLASS_SSE2:
+	case ZYDIS_EXCEPTION_CLASS_SSE3:
+	case ZYDIS_EXCEPTION_CLASS_AVX2:
+	case ZYDIS_EXCEPTION_CLASS_AVX3:
+	case ZYDIS_EXCEPTION_CLASS_AVX11:
+	case ZYDIS_EXCEPTION_CLASS_E2:
+	case ZYDIS_EXCEPTION_CLASS_E2NF:
+	case ZYDIS_EXCEPTION_CLASS_E3:
+	case ZYDIS_EXCEPTION_CLASS_E3NF:
+	case ZYDIS_EXCEPTION_CLASS_E11:
+	case ZYDIS_EXCEPTION_CLASS_E11NF: return true;
+	default: return false;
+	}
+}
+
 static bool uses_mxcsr(const struct insn_decoded *d)
 {
 	if (is_x87(&d->in) || ignores_mxcsr(&d->in))
 		return false;
-	if (d->in.meta.category == ZYDIS_CATEGORY_CONVERT)
+	if (d->in.meta.category == ZYDIS_CATEGORY_CONVERT || raises_simd(d->in.meta.exception_class))
 		return true;
 	for (unsigned n = 0; n < d->in.operand_count; n++) {
 		ZydisElementType t = d->op[n].element_type;
@@ -304,6 +323,10 @@ static enum vmem masked_kind(const struct insn_decoded *d, bool store, bool *nf)
 	default: break;
 	}
 	*nf = no_suppression(d->in.meta.exception_class);
+	if (d->in.mnemonic == ZYDIS_MNEMONIC_VGF2P8AFFINEQB ||
+	    d->in.mnemonic == ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB ||
+	    d->in.mnemonic == ZYDIS_MNEMONIC_VDBPSADBW || d->in.mnemonic == ZYDIS_MNEMONIC_VCVTNE2PS2BF16)
+		*nf = true; /* an element of the result depends on several in memory */
 	if (store)
 		return VMEM_STORE_MASKED;
 	return *nf ? VMEM_LOAD : VMEM_LOAD_MASKED;
@@ -394,7 +417,7 @@ static void describe(struct vstub *st, struct uses *u, const struct insn_decoded
 			 o->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
 			take_memory(st, d, o);
 	}
-	st->mmx = u->mld || d->in.mnemonic == ZYDIS_MNEMONIC_CVTPI2PS;
+	st->mmx = u->mld;
 	st->flags_in = fl && fl->tested;
 	st->flags_out = fl && (fl->modified | fl->set_0 | fl->set_1 | fl->undefined);
 	st->x87_store = st->need == NEED_X87 && st->vmem == VMEM_STORE;
@@ -554,7 +577,7 @@ unsigned emit_stub(struct vstub *st, uint8_t *code)
 	describe(st, &u, &d);
 	if (st->mem_len > 64 || (st->vmem && !st->mem_len))
 		return 0;
-	if (st->need != NEED_X87 && !(u.ld | u.st | u.kld | u.kst | u.mld | u.mst))
+	if (st->need != NEED_X87 && !st->mxcsr && !(u.ld | u.st | u.kld | u.kst | u.mld | u.mst))
 		return 0; /* no vector instruction at all */
 	if (st->need == NEED_X87)
 		emit_x87(&b, st);

@@ -404,10 +404,10 @@ static void iret_to_v86(struct engine_cpu *c, struct far_stack *st, uint64_t off
 
 static void iret_protected(struct engine_cpu *c, unsigned opsize)
 {
-	uint64_t mask = iret_flags_mask(c, opsize), off, flags, sp;
+	uint64_t mask = iret_flags_mask(c, opsize), off, flags, sp = 0;
 	struct engine_seg cs, ss;
 	struct far_stack st;
-	uint16_t sel, ss_sel;
+	uint16_t sel, ss_sel = 0;
 	bool to64, outer;
 
 	far_stack_current(c, &st, 0);
@@ -422,10 +422,12 @@ static void iret_protected(struct engine_cpu *c, unsigned opsize)
 	read_return_cs(c, sel, &cs);
 	outer = (sel & 3) != c->cpl;
 	to64 = c->long_mode && (cs.attr & SEG_L);
-	far_check_rip(c, &cs, off, 0);
 	if (outer || c->code64) {
 		sp = far_pop(c, &st, opsize);
 		ss_sel = far_pop(c, &st, opsize);
+	}
+	far_check_rip(c, &cs, off, 0);
+	if (outer || c->code64) {
 		read_return_ss(c, ss_sel, sel & 3, to64, &ss);
 		set_outer_sp(c, &ss, to64, sp);
 		c->seg[SS] = ss;

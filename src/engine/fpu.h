@@ -197,13 +197,10 @@ static inline void vector_commit(struct engine_cpu *c, const struct vstub *st)
 	if (st->mxcsr)
 		c->fpu->mxcsr = c->fpu->mxcsr_out;
 }
-/* Around a change of MMX registers: st[] in physical order; then all tags valid, TOP 0. */
-static inline void mmx_begin(struct engine_fpu *f)
+/* MMX mode: TOP 0, all tags valid, so st[] in physical order. */
+static inline void mmx_enter(struct engine_fpu *f)
 {
 	x87_set_top(&f->x87, 0);
-}
-static inline void mmx_end(struct engine_fpu *f)
-{
 	f->x87.ftw = 0xff;
 }
 void op_x87(struct engine_cpu *c, const struct insn *i); /* x87.c */

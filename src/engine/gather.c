@@ -68,18 +68,27 @@ static __attribute__((noinline)) void gather_all(struct engine_cpu *c, const str
 	}
 }
 
+/* The mask register after an access of all but the elements in `left`; complete ones clear it. */
+static void mask_commit(struct engine_cpu *c, const struct insn *i, uint64_t left)
+{
+	uint64_t *k = &c->fpu->k[G_MASK(i)];
+
+	*k = left ? (*k & ~(BIT(G_COUNT(i)) - 1)) | left : 0;
+}
+
 static void gather_commit(struct engine_cpu *c, const struct insn *i, const struct gather *g)
 {
 	struct engine_fpu *f = c->fpu;
 	unsigned len = G_DATALEN(i);
 
-	memset(f->zmm[G_DATA(i)], 0, 64);
+	if (!g->left)
+		memset(f->zmm[G_DATA(i)], 0, 64);
 	memcpy(f->zmm[G_DATA(i)], g->data, G_COUNT(i) * len);
 	if (G_FLAGS(i) & G_EVEX) {
-		f->k[G_MASK(i)] = g->left;
+		mask_commit(c, i, g->left);
 		return;
 	}
-	memset(f->zmm[G_MASK(i)], 0, 64);
+	memset(f->zmm[G_MASK(i)], 0, g->left ? G_COUNT(i) * len : 64);
 	for (unsigned n = 0; n < G_COUNT(i); n++)
 		if (g->left >> n & 1)
 			memset(f->zmm[G_MASK(i)] + n * len, 0xff, len);
@@ -133,12 +142,12 @@ static void op_scatter(struct engine_cpu *c, const struct insn *i)
 	if (!sigsetjmp(here, 0)) {
 		scatter_all(c, i, &left);
 		c->jump = outer;
-		c->fpu->k[G_MASK(i)] = 0;
+		mask_commit(c, i, 0);
 		return;
 	}
 	c->jump = outer;
 	if (c->leave == LEAVE_FAULT)
-		c->fpu->k[G_MASK(i)] = left;
+		mask_commit(c, i, left);
 	siglongjmp(*outer, 1);
 }
 
@@ -151,24 +160,22 @@ static void mask_move(struct engine_cpu *c, const struct insn *i, const uint8_t 
 {
 	uint64_t off = insn_offset(c, i);
 
-	for (int probe = 1; probe >= 0; probe--)
-		for (unsigned n = 0; n < MM_LEN(i); n++) {
-			unsigned from = n;
-			uint64_t lin, at;
+	/* Whether bytes that are not written may fault is the CPU's choice; the host's makes them. */
+	guest_probe(c, seg_linear(c, i->seg, off, MM_LEN(i), true), MM_LEN(i), true);
+	for (unsigned n = 0; n < MM_LEN(i); n++) {
+		unsigned from = n;
+		uint64_t lin, at;
 
-			while (n < MM_LEN(i) && mask[n] & 0x80)
-				n++;
-			if (n == from)
-				continue;
-			at = off + from;
-			if (i->adsize < 8)
-				at &= i->adsize == 4 ? 0xffffffff : 0xffff;
-			lin = seg_linear(c, i->seg, at, n - from, true);
-			if (probe)
-				guest_probe(c, lin, n - from, true);
-			else
-				guest_write(c, lin, data + from, n - from);
-		}
+		while (n < MM_LEN(i) && mask[n] & 0x80)
+			n++;
+		if (n == from)
+			continue;
+		at = off + from;
+		if (i->adsize < 8)
+			at &= i->adsize == 4 ? 0xffffffff : 0xffff;
+		lin = seg_linear(c, i->seg, at, n - from, true);
+		guest_write(c, lin, data + from, n - from);
+	}
 }
 
 static void op_maskmovdqu(struct engine_cpu *c, const struct insn *i)
@@ -179,14 +186,9 @@ static void op_maskmovdqu(struct engine_cpu *c, const struct insn *i)
 
 static void op_maskmovq(struct engine_cpu *c, const struct insn *i)
 {
-	struct x87_image x;
-
 	vector_check(c, NEED_MMX);
-	memcpy(&x, &c->fpu->x87, offsetof(struct x87_image, rest));
-	x87_set_top(&x, 0);
-	mask_move(c, i, x.st[i->reg], x.st[i->rm]);
-	mmx_begin(c->fpu);
-	mmx_end(c->fpu);
+	mmx_enter(c->fpu);
+	mask_move(c, i, c->fpu->x87.st[i->reg], c->fpu->x87.st[i->rm]);
 }
 
 /* -- Selection -- */

@@ -174,6 +174,7 @@ static const struct {
     SET(XSAVEOPT, D1A, 0),
     SET(XSAVES, D1A, 3),
     SET(LAHF, X1C, 0),
+    SET(PT, L7B, 25),
     NEVER(AMD3DNOW),
     NEVER(AMX_BF16),
     NEVER(AMX_INT8),

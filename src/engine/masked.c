@@ -76,10 +76,11 @@ static void touch(struct engine_cpu *c, const struct insn *i, const struct vstub
 	}
 }
 
-/* Aligned forms check the operand's address, masked or not. */
-static void check_align(struct engine_cpu *c, const struct insn *i, const struct vstub *st, bool write)
+/* Aligned forms check the operand's address if any element is accessed. */
+static void check_align(struct engine_cpu *c, const struct insn *i, const struct vstub *st, uint64_t bits,
+			bool write)
 {
-	if (st->align > 1)
+	if (st->align > 1 && bits)
 		vmem_ea(c, i, st->mem_len, st->align, write);
 }
 
@@ -89,8 +90,8 @@ void op_masked_load(struct engine_cpu *c, const struct insn *i)
 	uint64_t bits;
 
 	vector_check(c, st->need);
-	check_align(c, i, st, false);
 	bits = wanted(c->fpu, st);
+	check_align(c, i, st, bits, false);
 	if (bits != low_bits(st->elems))
 		memset(c->fpu->mem, 0, st->mem_len);
 	touch(c, i, st, bits, READ);
@@ -104,13 +105,13 @@ void op_masked_store(struct engine_cpu *c, const struct insn *i)
 	uint64_t bits;
 
 	vector_check(c, st->need);
-	check_align(c, i, st, true);
 	bits = wanted(c->fpu, st);
+	check_align(c, i, st, bits, true);
+	vector_run(c, i, st);
+	vector_commit(c, st);
 	if (st->nf)
 		touch(c, i, st, low_bits(st->elems), PROBE);
 	else if (bits & (bits + (bits & -bits)))
 		touch(c, i, st, bits, PROBE); /* several runs: all or none */
-	vector_run(c, i, st);
 	touch(c, i, st, bits, WRITE);
-	vector_commit(c, st);
 }

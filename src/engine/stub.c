@@ -260,7 +260,9 @@ static void op_uncached(struct engine_cpu *c, const struct insn *i)
 	    !canon_make(&canon, &d, i->bytes))
 		engine_raise(c, EXC_UD);
 	copy.extra = stub_get_private(c->fpu, canon.bytes, canon.len);
-	if (!copy.extra)
+	if (!c->fpu->slot)
 		engine_leave(c, ENGINE_EXIT_NOEMU);
+	if (!copy.extra)
+		engine_raise(c, EXC_UD);
 	((struct vstub *)copy.extra)->exec(c, &copy);
 }

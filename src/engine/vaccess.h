@@ -77,11 +77,8 @@ static inline uint64_t vmem_ea(struct engine_cpu *c, const struct insn *i, unsig
 {
 	uint64_t lin = ea_linear(c, i, len, write);
 
-	if (unlikely(align && lin & (align - 1))) {
-		if (c->code64 && !is_canonical(lin))
-			raise_seg(c, i->seg);
+	if (unlikely(align && lin & (align - 1)))
 		engine_raise_err(c, EXC_GP, 0);
-	}
 	return lin;
 }
 

@@ -92,19 +92,16 @@ static inline void commit_gprs(struct engine_cpu *c, const struct insn *i, const
 void vector_run(struct engine_cpu *c, const struct insn *i, const struct vstub *st)
 {
 	struct engine_fpu *f = c->fpu;
-	unsigned top = FSW_TOP(f->x87.fsw), vector;
+	unsigned vector;
 
 	stage_gprs(c, i, st);
 	if (st->mmx)
-		mmx_begin(f);
+		x87_set_top(&f->x87, 0); /* a store that faults has come this far */
+	if (st->mmx && st->vmem != VMEM_STORE)
+		mmx_enter(f);
 	vector = st->run(f);
-	if (unlikely(vector)) {
-		if (st->mmx)
-			x87_set_top(&f->x87, top);
+	if (unlikely(vector))
 		raise_simd(c, st, vector);
-	}
-	if (st->mmx)
-		mmx_end(f);
 	commit_gprs(c, i, st);
 }
 
@@ -136,11 +133,11 @@ void op_vector_store(struct engine_cpu *c, const struct insn *i)
 
 	vector_check(c, st->need);
 	lin = vmem_ea(c, i, st->mem_len, st->align, true);
-	if (st->mmx)
-		guest_probe(c, lin, st->mem_len, true);
 	vector_run(c, i, st);
+	vector_commit(c, st); /* a store that faults has set MXCSR's flags already */
 	vmem_st(c, i, lin, c->fpu->mem, st->mem_len);
-	vector_commit(c, st);
+	if (st->mmx)
+		mmx_enter(c->fpu);
 }
 
 /* -- VZEROUPPER, VZEROALL -- */

@@ -103,22 +103,18 @@ void op_x87(struct engine_cpu *c, const struct insn *i)
 {
 	const struct vstub *st = i->extra;
 	struct engine_fpu *f = c->fpu;
-	uint64_t lin = 0;
 
 	x87_check(c, true);
-	if (st->vmem)
-		lin = vmem_ea(c, i, st->mem_len, 0, st->x87_store);
 	if (!st->x87_store) {
 		if (st->vmem)
-			vmem_ld(c, i, lin, f->mem, st->mem_len);
+			vmem_ld(c, i, vmem_ea(c, i, st->mem_len, 0, false), f->mem, st->mem_len);
 		x87_execute(c, i, st);
 		return;
 	}
-	guest_probe(c, lin, st->mem_len, true);
 	memset(f->mem, UNWRITTEN, st->mem_len);
 	x87_execute(c, i, st);
 	if (store_happened(&f->x87_out, f->mem, st->mem_len))
-		vmem_st(c, i, lin, f->mem, st->mem_len);
+		vmem_st(c, i, vmem_ea(c, i, st->mem_len, 0, true), f->mem, st->mem_len);
 	memcpy(&f->x87, &f->x87_out, offsetof(struct x87_image, rest));
 }
 

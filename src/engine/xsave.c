@@ -91,13 +91,23 @@ static void check_fx(struct engine_cpu *c)
 		engine_raise(c, EXC_NM);
 }
 
+/* The segment and canonicality are judged before the alignment, unlike for SSE operands. */
+static uint64_t area_ea(struct engine_cpu *c, const struct insn *i, unsigned len, unsigned align, bool write)
+{
+	uint64_t lin = insn_ea(c, i, len, write);
+
+	if (lin & (align - 1))
+		engine_raise_err(c, EXC_GP, 0);
+	return lin;
+}
+
 static void op_fxsave(struct engine_cpu *c, const struct insn *i)
 {
 	uint8_t area[416];
 	uint64_t lin;
 
 	check_fx(c);
-	lin = vmem_ea(c, i, LEGACY_SIZE, 16, true);
+	lin = area_ea(c, i, LEGACY_SIZE, 16, true);
 	guest_probe(c, lin, LEGACY_SIZE, true);
 	legacy_out(c, area, is_wide(i));
 	fpu_component_out(c->fpu, 1, area + 160, xmms(c));
@@ -109,7 +119,7 @@ static void op_fxrstor(struct engine_cpu *c, const struct insn *i)
 	uint8_t area[LEGACY_SIZE];
 
 	check_fx(c);
-	guest_read(c, vmem_ea(c, i, LEGACY_SIZE, 16, false), area, LEGACY_SIZE);
+	guest_read(c, area_ea(c, i, LEGACY_SIZE, 16, false), area, LEGACY_SIZE);
 	check_mxcsr(c, area);
 	legacy_in(c, area, is_wide(i));
 	memcpy(&c->fpu->mxcsr, area + 24, 4);
@@ -179,6 +189,17 @@ static uint64_t in_use(const struct engine_cpu *c, uint64_t rfbm)
 	return used & rfbm;
 }
 
+/* Bytes of an area in which the requested components have their places, needed now or not. */
+static unsigned extent(uint64_t rfbm, uint64_t layout)
+{
+	unsigned end = LEGACY_SIZE + HEADER_SIZE;
+
+	for (unsigned n = 2; n < 8; n++)
+		if (rfbm & BIT(n) && (!layout || layout & BIT(n)))
+			end = MAX(end, offset_of(n, layout) + host_cpu.size[n]);
+	return end;
+}
+
 /* What a save writes, as ranges of a local copy of the area. */
 struct writes {
 	uint8_t area[AREA_MAX];
@@ -232,7 +253,7 @@ static void flush(struct engine_cpu *c, const struct writes *w, uint64_t lin)
 static uint64_t area_linear(struct engine_cpu *c, const struct insn *i, bool write)
 {
 	check_xsave(c);
-	return vmem_ea(c, i, LEGACY_SIZE + HEADER_SIZE, 64, write);
+	return area_ea(c, i, LEGACY_SIZE + HEADER_SIZE, 64, write);
 }
 
 /* XSAVE and XSAVEOPT: the old XSTATE_BV is kept for components that are not requested. */
@@ -241,6 +262,8 @@ static void save_standard(struct engine_cpu *c, const struct insn *i, bool optim
 	uint64_t lin = area_linear(c, i, true), rfbm = requested(c), used = in_use(c, rfbm), bv;
 	struct writes w = {.n = 0};
 
+	guest_probe(c, lin + extent(rfbm, 0) - 1, 1, true);
+	guest_probe(c, lin + LEGACY_SIZE, 8, true);
 	guest_read(c, lin + LEGACY_SIZE, &bv, 8);
 	bv = (bv & ~rfbm) | used;
 	fill_area(c, &w, optimise ? used : rfbm, rfbm & (XF_SSE | XF_AVX), 0, is_wide(i));
@@ -265,6 +288,7 @@ static void op_xsavec(struct engine_cpu *c, const struct insn *i)
 	uint64_t layout = rfbm | COMPACTED;
 	struct writes w = {.n = 0};
 
+	guest_probe(c, lin + extent(rfbm, layout) - 1, 1, true);
 	fill_area(c, &w, used, used & XF_SSE, layout, is_wide(i));
 	memcpy(w.area + LEGACY_SIZE, &used, 8);
 	memcpy(w.area + LEGACY_SIZE + 8, &layout, 8);
@@ -326,6 +350,7 @@ static void restore(struct engine_cpu *c, uint64_t lin, uint64_t rfbm, const str
 	bool mxcsr = compacted ? load & XF_SSE : rfbm & (XF_SSE | XF_AVX);
 	uint8_t area[AREA_MAX];
 
+	guest_probe(c, lin + extent(rfbm, h->comp_bv) - 1, 1, false);
 	read_area(c, lin, area, h, load, mxcsr);
 	if (load & XF_X87)
 		legacy_in(c, area, wide);

@@ -65,7 +65,7 @@ struct outcome {
 /* -- Native side -- */
 void native_init(void);
 void native_run(const struct tstate *in, struct outcome *out);
-extern void (*native_on_crash)(void); /* called before the program ends on a signal of its own */
+extern void (*native_on_crash)(void);	   /* called before the program ends on a signal of its own */
 extern uint8_t *native_code, *native_data; /* writable aliases */
 /* Bumped about 20 times a second; the engine's poll looks too. */
 extern _Atomic unsigned watchdog_ticks;
@@ -145,6 +145,9 @@ void test_print(const struct test *t, uint64_t seed);
 const char *excluded(const struct tinsn *i); /* the reason, or NULL */
 bool branches(const struct tinsn *i);
 uint64_t undefined_flags(const struct tinsn *i);
+/* Bits of CR2 that no manual defines for a fault of this instruction. */
+uint64_t cr2_slack(const struct tinsn *i);
+bool memory_undefined(const struct tinsn *i);
 bool vector_undefined(const struct tinsn *i, const struct outcome *o);
 
 void cover_count(int mode, const struct tinsn *i, enum form form);

@@ -41,6 +41,20 @@ static struct modegen *gen_of(int mode)
 
 /* -- Decoding -- */
 
+/* Zydis 4.0 sees a base R13D where SIB base 5 with mod 0 means a displacement alone. */
+static void repair(struct tinsn *i)
+{
+	if (!(i->in.attributes & ZYDIS_ATTRIB_HAS_SIB) || i->in.raw.modrm.mod || i->in.raw.sib.base != 5)
+		return;
+	for (unsigned n = 0; n < i->in.operand_count; n++)
+		if (i->op[n].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM &&
+		    i->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			i->op[n].mem.base = ZYDIS_REGISTER_NONE;
+			i->op[n].mem.disp.has_displacement = true;
+			i->op[n].mem.disp.value = i->in.raw.disp.value;
+		}
+}
+
 bool decode(int mode, const uint8_t *bytes, unsigned len, struct tinsn *out)
 {
 	static ZydisDecoder dec[3];
@@ -59,6 +73,7 @@ bool decode(int mode, const uint8_t *bytes, unsigned len, struct tinsn *out)
 		return false;
 	out->len = out->in.length;
 	memcpy(out->bytes, bytes, out->len);
+	repair(out);
 	return true;
 }
 

@@ -179,7 +179,8 @@ static void forward(int sig, siginfo_t *info, void *uc)
 		fn(sig, info, uc);
 		return;
 	}
-	printf("signal %d at %lx (diff_trap is %p), address %p\n", sig, rip, (void *)diff_trap, info->si_addr);
+	printf("signal %d at %lx (diff_trap is %p), address %p\n", sig, rip, (void *)diff_trap,
+	       info->si_addr);
 	if (native_on_crash)
 		native_on_crash();
 	_exit(3);

@@ -124,6 +124,67 @@ uint64_t undefined_flags(const struct tinsn *i)
 	return i->in.cpu_flags ? i->in.cpu_flags->undefined : 0;
 }
 
+/* Instructions of many accesses: which byte of a page, or which end of the area, faults first. */
+uint64_t cr2_slack(const struct tinsn *i)
+{
+	if (!i)
+		return 0;
+	switch (i->in.mnemonic) {
+	case ZYDIS_MNEMONIC_FXSAVE:
+	case ZYDIS_MNEMONIC_FXSAVE64:
+	case ZYDIS_MNEMONIC_FXRSTOR:
+	case ZYDIS_MNEMONIC_FXRSTOR64:
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64:
+	case ZYDIS_MNEMONIC_XSAVEC:
+	case ZYDIS_MNEMONIC_XSAVEC64:
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+	case ZYDIS_MNEMONIC_XSAVEOPT64:
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64: return ~0ULL;
+	case ZYDIS_MNEMONIC_MASKMOVQ:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_RET:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_IRET:
+	case ZYDIS_MNEMONIC_IRETD:
+	case ZYDIS_MNEMONIC_IRETQ: return 0xfff;
+	default: break;
+	}
+	if (i->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+		return ~0ULL;
+	/* Masked stores: not the first byte that is written. */
+	if (strstr(ZydisMnemonicGetString(i->in.mnemonic), "maskmov"))
+		return 0xfff;
+	if (i->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && i->in.raw.evex.aaa)
+		return 0xfff;
+	return 0;
+}
+
+/* Several stores: one that faults may leave earlier ones done. */
+bool memory_undefined(const struct tinsn *i)
+{
+	switch (i->in.mnemonic) {
+	case ZYDIS_MNEMONIC_FSTP:
+	case ZYDIS_MNEMONIC_FBSTP: return i->op[0].size == 80;
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FXSAVE:
+	case ZYDIS_MNEMONIC_FXSAVE64:
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64:
+	case ZYDIS_MNEMONIC_XSAVEC:
+	case ZYDIS_MNEMONIC_XSAVEC64:
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+	case ZYDIS_MNEMONIC_XSAVEOPT64: return true;
+	default: return false;
+	}
+}
+
 /* A gather that faults may have done elements behind the faulting one. */
 bool vector_undefined(const struct tinsn *i, const struct outcome *o)
 {
