@@ -171,11 +171,18 @@ static void piece_translate(struct engine_cpu *c, struct piece *p, unsigned acc)
 	p->host = mmu_translate(c, p->lin, acc, &p->gpa, &p->seq);
 }
 
-/* Alignment checks (SDM 3A 6.15, #AC): CR0.AM, RFLAGS.AC, CPL 3. While they are on, nothing stays in the TLB,
- * so that every access comes here. */
-static bool align_checked(const struct engine_cpu *c)
+#define ACC_ANY 8 /* not checked for alignment: vectors, images */
+
+/*
+ * Alignment checks (SDM 3A 6.15, #AC): CR0.AM, RFLAGS.AC, CPL 3; CPUs make them before page faults. While
+ * they are on, nothing stays in the TLB, so that every access comes here.
+ */
+static void check_alignment(struct engine_cpu *c, uint64_t lin, unsigned len, unsigned acc)
 {
-	return unlikely(c->slow & SLOW_AC);
+	if (likely(!(c->slow & SLOW_AC)) || (acc & (ACC_SYS | ACC_ANY)))
+		return;
+	if (lin & (len - 1))
+		engine_raise_err(c, EXC_AC, 0);
 }
 
 static void tlb_forget(struct engine_cpu *c, uint64_t lin)
@@ -190,6 +197,8 @@ static void span_resolve(struct engine_cpu *c, struct span *s, uint64_t lin, uns
 {
 	unsigned first = MIN(len, (unsigned)(PAGE_SIZE - (lin & PAGE_OFFSET_MASK)));
 
+	check_alignment(c, lin, len, acc);
+	acc &= ~ACC_ANY;
 	s->acc = acc;
 	s->n = 1;
 	s->p[0].lin = lin;
@@ -201,12 +210,9 @@ static void span_resolve(struct engine_cpu *c, struct span *s, uint64_t lin, uns
 		s->n = 2;
 		piece_translate(c, &s->p[1], acc);
 	}
-	if (align_checked(c)) {
+	if (unlikely(c->slow & SLOW_AC))
 		for (unsigned k = 0; k < s->n; k++)
 			tlb_forget(c, s->p[k].lin);
-		if (!(acc & ACC_SYS) && (lin & (len - 1)) && !(len & (len - 1)) && len <= 8)
-			engine_raise_err(c, EXC_AC, 0);
-	}
 	if (unlikely(c->break_data))
 		debug_check_data(c, lin, len, acc & ACC_WRITE);
 }
@@ -362,7 +368,7 @@ static void bulk(struct engine_cpu *c, uint64_t lin, uint8_t *buf, unsigned len,
 	while (len) {
 		unsigned n = MIN(len, (unsigned)PAGE_SIZE);
 
-		span_resolve(c, &s, lin, n, write ? ACC_WRITE : ACC_READ);
+		span_resolve(c, &s, lin, n, (write ? ACC_WRITE : ACC_READ) | ACC_ANY);
 		span_io(c, &s, buf, write);
 		lin += n;
 		buf += n;
@@ -389,7 +395,7 @@ void guest_probe(struct engine_cpu *c, uint64_t lin, unsigned len, bool write)
 	while (len) {
 		unsigned n = MIN(len, (unsigned)PAGE_SIZE);
 
-		span_resolve(c, &s, lin, n, write ? ACC_WRITE : ACC_READ);
+		span_resolve(c, &s, lin, n, (write ? ACC_WRITE : ACC_READ) | ACC_ANY);
 		lin += n;
 		len -= n;
 	}
@@ -514,7 +520,7 @@ bool guest_cmpxchg16(struct engine_cpu *c, uint64_t lin, uint64_t old[2], const 
 	enum raw r;
 
 	for (;;) {
-		span_resolve(c, &s, lin, 16, ACC_WRITE);
+		span_resolve(c, &s, lin, 16, ACC_WRITE | ACC_ANY);
 		if (!span_ram(&s) || s.n != 1)
 			break;
 		seen[0] = expect[0];

@@ -224,15 +224,18 @@ static void op_adcx(struct engine_cpu *c, const struct insn *i)
 	c->rflags = carry ? c->rflags | flag : c->rflags & ~flag;
 }
 
+/* VEX: 32 or 64 bits by W, whatever the code segment's default is. */
 static insn_fn pick_third(struct insn *i, const struct insn_decoded *d, insn_fn fn)
 {
-	if (d->op[2].type == ZYDIS_OPERAND_TYPE_REGISTER)
+	i->opsize = d->op[0].size / 8;
+	if (is_gpr(&d->op[2]))
 		i->op = decode_gpr_offset(d->op[2].reg.value);
 	return fn;
 }
 
-static insn_fn pick_adx(struct insn *i, unsigned bit)
+static insn_fn pick_adx(struct insn *i, const struct insn_decoded *d, unsigned bit)
 {
+	i->opsize = d->op[0].size / 8;
 	i->op = bit;
 	return op_adcx;
 }
@@ -255,11 +258,11 @@ insn_fn bits_select(struct insn *i, const struct insn_decoded *d)
 	case ZYDIS_MNEMONIC_PEXT: return pick_third(i, d, op_pext);
 	case ZYDIS_MNEMONIC_BEXTR: return is_imm(&d->op[2]) ? NULL : pick_third(i, d, op_bextr);
 	case ZYDIS_MNEMONIC_BZHI: return pick_third(i, d, op_bzhi);
-	case ZYDIS_MNEMONIC_BLSI: return op_blsi;
-	case ZYDIS_MNEMONIC_BLSR: return op_blsr;
-	case ZYDIS_MNEMONIC_BLSMSK: return op_blsmsk;
-	case ZYDIS_MNEMONIC_ADCX: return pick_adx(i, 0);
-	case ZYDIS_MNEMONIC_ADOX: return pick_adx(i, 11);
+	case ZYDIS_MNEMONIC_BLSI: return pick_third(i, d, op_blsi);
+	case ZYDIS_MNEMONIC_BLSR: return pick_third(i, d, op_blsr);
+	case ZYDIS_MNEMONIC_BLSMSK: return pick_third(i, d, op_blsmsk);
+	case ZYDIS_MNEMONIC_ADCX: return pick_adx(i, d, 0);
+	case ZYDIS_MNEMONIC_ADOX: return pick_adx(i, d, 11);
 	default: return NULL;
 	}
 }

@@ -77,10 +77,16 @@ static void op_call64(struct engine_cpu *c, const struct insn *i)
 	c->next_rip = i->imm;
 }
 
+/* CPUs store the return address before they look at the target; RSP changes behind both. */
 static void call_to(struct engine_cpu *c, uint64_t target, unsigned size)
 {
-	check_target(c, target);
+	uint64_t old = c->gpr[RSP], new;
+
 	stack_push(c, c->next_rip, size);
+	new = c->gpr[RSP];
+	c->gpr[RSP] = old;
+	check_target(c, target);
+	c->gpr[RSP] = new;
 	c->next_rip = target;
 }
 
@@ -148,25 +154,33 @@ static void op_loop(struct engine_cpu *c, const struct insn *i)
 
 /* -- Software interrupts and far transfers: event.c and far.c do the work -- */
 
+/* The delivery cleared TF: no single-step trap follows the instruction. */
+static void soft_int(struct engine_cpu *c, uint8_t vector, bool int3_or_into)
+{
+	event_soft_int(c, vector, int3_or_into);
+	c->before.tf = false;
+}
+
 static void op_int3(struct engine_cpu *c, const struct insn *i)
 {
-	event_soft_int(c, EXC_BP, true);
+	soft_int(c, EXC_BP, true);
 }
 
 static void op_into(struct engine_cpu *c, const struct insn *i)
 {
 	if (c->rflags & FLAG_OF)
-		event_soft_int(c, EXC_OF, true);
+		soft_int(c, EXC_OF, true);
 }
 
 static void op_int(struct engine_cpu *c, const struct insn *i)
 {
-	event_soft_int(c, i->imm, false);
+	soft_int(c, i->imm, false);
 }
 
 static void op_int1(struct engine_cpu *c, const struct insn *i)
 {
 	event_int1(c);
+	c->before.tf = false;
 }
 
 static void op_far_jmp(struct engine_cpu *c, const struct insn *i)

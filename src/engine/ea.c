@@ -35,7 +35,8 @@ static bool seg_limit_allows(const struct engine_cpu *c, const struct engine_seg
 
 	if ((SEG_TYPE(s->attr) & 12) == 4 && !c->real && !c->v86)
 		return off > s->limit && last <= (s->attr & SEG_DB ? 0xffffffff : 0xffff);
-	return last <= s->limit;
+	/* Over the end of a 4 GiB segment an access wraps (implementation-specific, SDM 3A 5.3). */
+	return last <= s->limit || s->limit == 0xffffffff;
 }
 
 uint64_t seg_linear(struct engine_cpu *c, enum seg s, uint64_t off, unsigned len, bool write)

@@ -38,6 +38,7 @@ void far_syscall(struct engine_cpu *c)
 	c->gpr[R11] = flags & ~FLAG_RF;
 	enter(c, seg_fixed(sel, CODE64), seg_fixed(sel + 8, DATA32), c->code64 ? c->lstar : c->cstar);
 	rflags_set(c, flags & ~(c->sfmask | FLAG_RF));
+	c->before.tf = c->rflags & FLAG_TF; /* a masked TF does not trap behind it */
 }
 
 void far_sysret(struct engine_cpu *c, unsigned opsize)

@@ -124,12 +124,12 @@ static void op_rdrand(struct engine_cpu *c, const struct insn *i)
 static void op_bound(struct engine_cpu *c, const struct insn *i)
 {
 	unsigned size = i->opsize, shift = 64 - size * 8;
-	uint64_t lin = insn_ea(c, i, size * 2, false);
-	int64_t low = (int64_t)(guest_ld(c, lin, size) << shift);
-	int64_t high = (int64_t)(guest_ld(c, (uint32_t)(lin + size), size) << shift);
 	int64_t index = (int64_t)(reg_get(c, i->dst, size) << shift);
+	uint64_t lin = insn_ea(c, i, size * 2, false);
 
-	if (index < low || index > high)
+	if (index < (int64_t)(guest_ld(c, lin, size) << shift))
+		engine_raise(c, EXC_BR);
+	if (index > (int64_t)(guest_ld(c, (uint32_t)(lin + size), size) << shift))
 		engine_raise(c, EXC_BR);
 }
 

@@ -272,10 +272,10 @@ static void op_movdir64b(struct engine_cpu *c, const struct insn *i)
 	uint64_t to = reg_get(c, i->dst, i->adsize), from, buf[8];
 
 	from = insn_ea(c, i, 64, false);
+	guest_read(c, from, buf, 64);
 	to = seg_linear(c, ES, to, 64, true);
 	if (to & 63)
 		engine_raise_err(c, EXC_GP, 0);
-	guest_read(c, from, buf, 64);
 	guest_write(c, to, buf, 64);
 }
 
@@ -325,7 +325,7 @@ insn_fn mov_select(struct insn *i, const struct insn_decoded *d)
 	case ZYDIS_MNEMONIC_CQO: return op_cwd;
 	case ZYDIS_MNEMONIC_XLAT: return op_xlat;
 	case ZYDIS_MNEMONIC_MOVNTI:
-	case ZYDIS_MNEMONIC_MOVDIRI: return op_store_r;
+	case ZYDIS_MNEMONIC_MOVDIRI: i->opsize = d->op[1].size / 8; return op_store_r;
 	case ZYDIS_MNEMONIC_MOVDIR64B: return op_movdir64b;
 	case ZYDIS_MNEMONIC_SALC: return op_salc;
 	default: return select_conditional(i, d);

@@ -219,12 +219,17 @@ static void op_aam(struct engine_cpu *c, const struct insn *i)
 	decimal_flags(c, al % base, false, false, false);
 }
 
+/* The flags are those of the byte addition. */
 static void op_aad(struct engine_cpu *c, const struct insn *i)
 {
-	uint8_t al = c->gpr[RAX] + (c->gpr[RAX] >> 8 & 0xff) * i->imm;
+	uint64_t al = c->gpr[RAX] & 0xff, add = (c->gpr[RAX] >> 8 & 0xff) * i->imm, f;
 
-	REG16(c, RAX * 8) = al;
-	decimal_flags(c, al, false, false, false);
+	__asm__("addb %b[add], %b[al]\n\tpushfq\n\tpopq %[f]"
+		: [al] "+r"(al), [f] "=r"(f)
+		: [add] "r"(add)
+		: "cc");
+	REG16(c, RAX * 8) = (uint8_t)al;
+	c->rflags = (c->rflags & ~FLAGS_ARITH) | (f & FLAGS_ARITH);
 }
 
 /* -- Selection -- */
@@ -242,6 +247,12 @@ static insn_fn pick_imul(struct insn *i, const struct insn_decoded *d)
 	return with_op(i, d->in.operand_count_visible == 3, op_imul_r);
 }
 
+static insn_fn pick_mulx(struct insn *i, const struct insn_decoded *d)
+{
+	i->opsize = d->op[0].size / 8;
+	return with_op(i, is_gpr(&d->op[2]) ? decode_gpr_offset(d->op[2].reg.value) : 0, op_mulx);
+}
+
 insn_fn muldiv_select(struct insn *i, const struct insn_decoded *d)
 {
 	unsigned bits = d->op[0].size;
@@ -251,8 +262,7 @@ insn_fn muldiv_select(struct insn *i, const struct insn_decoded *d)
 	case ZYDIS_MNEMONIC_IMUL: return pick_imul(i, d);
 	case ZYDIS_MNEMONIC_DIV: return bits == 8 ? op_div8 : bits == 64 ? op_div64 : op_div;
 	case ZYDIS_MNEMONIC_IDIV: return bits == 8 ? op_idiv8 : bits == 64 ? op_idiv64 : op_idiv;
-	case ZYDIS_MNEMONIC_MULX:
-		return with_op(i, is_gpr(&d->op[2]) ? decode_gpr_offset(d->op[2].reg.value) : 0, op_mulx);
+	case ZYDIS_MNEMONIC_MULX: return pick_mulx(i, d);
 	case ZYDIS_MNEMONIC_DAA: return with_op(i, 0, op_daa);
 	case ZYDIS_MNEMONIC_DAS: return with_op(i, 1, op_daa);
 	case ZYDIS_MNEMONIC_AAA: return with_op(i, 0, op_aaa);

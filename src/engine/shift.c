@@ -146,9 +146,12 @@ static insn_fn pick_double(struct insn *i, const struct insn_decoded *d, unsigne
 	return op_double_shift;
 }
 
+/* VEX: 32 or 64 bits by W, whatever the code segment's default is. */
 static insn_fn pick_bmi(struct insn *i, const struct insn_decoded *d, insn_fn fn)
 {
-	i->op = decode_gpr_offset(d->op[2].reg.value);
+	i->opsize = d->op[0].size / 8;
+	if (is_gpr(&d->op[2]))
+		i->op = decode_gpr_offset(d->op[2].reg.value);
 	return fn;
 }
 
@@ -164,7 +167,7 @@ insn_fn shift_select(struct insn *i, const struct insn_decoded *d)
 	case ZYDIS_MNEMONIC_RCR: return pick(table_rcr, d);
 	case ZYDIS_MNEMONIC_SHLD: return pick_double(i, d, 0);
 	case ZYDIS_MNEMONIC_SHRD: return pick_double(i, d, 1);
-	case ZYDIS_MNEMONIC_RORX: return op_rorx;
+	case ZYDIS_MNEMONIC_RORX: return pick_bmi(i, d, op_rorx);
 	case ZYDIS_MNEMONIC_SHLX: return pick_bmi(i, d, op_shlx);
 	case ZYDIS_MNEMONIC_SHRX: return pick_bmi(i, d, op_shrx);
 	case ZYDIS_MNEMONIC_SARX: return pick_bmi(i, d, op_sarx);

@@ -79,15 +79,16 @@ static void op_pusha(struct engine_cpu *c, const struct insn *i)
 	stack_set(c, sp);
 }
 
+/* The registers that were read before a fault keep their new values, as on the CPUs; RSP then has its old
+ * one. */
 static void op_popa(struct engine_cpu *c, const struct insn *i)
 {
-	uint64_t v[8];
+	for (unsigned k = 0; k < 8; k++) {
+		uint64_t v = stack_peek(c, k * i->opsize, i->opsize);
 
-	for (unsigned k = 0; k < 8; k++)
-		v[k] = stack_peek(c, k * i->opsize, i->opsize);
-	for (unsigned k = 0; k < 8; k++)
 		if (k != 7 - RSP)
-			reg_set(c, (7 - k) * 8, v[k], i->opsize);
+			reg_set(c, (7 - k) * 8, v, i->opsize);
+	}
 	stack_set(c, stack_get(c) + 8 * i->opsize);
 }
 
