@@ -198,10 +198,10 @@ static void cmpxchg16b_slow(struct engine_cpu *c, const struct insn *i, uint64_t
 {
 	uint64_t old[2] = {c->gpr[RAX], c->gpr[RDX]}, val[2] = {c->gpr[RBX], c->gpr[RCX]};
 
-	if (!is_canonical(lin))
-		raise_seg(c, i->seg);
 	if (lin & 15)
 		engine_raise_err(c, EXC_GP, 0);
+	if (!is_canonical(lin))
+		raise_seg(c, i->seg);
 	if (guest_cmpxchg16(c, lin, old, val)) {
 		c->rflags |= FLAG_ZF;
 		return;

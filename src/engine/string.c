@@ -45,8 +45,13 @@ static inline uint64_t target(struct engine_cpu *c, const struct insn *i, bool w
  */
 static bool rep_idle(struct engine_cpu *c, const struct insn *i)
 {
-	if (i->rep == REP_NONE || counter(c, i))
+	if (i->rep == REP_NONE)
 		return false;
+	if (counter(c, i)) { /* even a fault of the first element leaves the counter cut */
+		if (c->code64 && i->adsize == 4)
+			c->gpr[RCX] = (uint32_t)c->gpr[RCX];
+		return false;
+	}
 	if (c->code64 && i->adsize == 4) {
 		c->gpr[RCX] = 0;
 		if (i->op & 1)
@@ -128,15 +133,17 @@ static void movs_one(struct engine_cpu *c, const struct insn *i)
 /* A forward piece in RAM; false if it must go by elements. */
 static bool movs_piece(struct engine_cpu *c, const struct insn *i)
 {
-	uint64_t from = source(c, i), to = target(c, i, true), seq, seq2, n, done;
+	uint64_t from = source(c, i), to, seq, seq2, n, done;
 	uint8_t *src, *dst;
 
-	n = MIN(piece_room(c, i, i->seg, reg_get(c, RSI * 8, i->adsize), from),
-		piece_room(c, i, ES, reg_get(c, RDI * 8, i->adsize), to));
-	n = MIN(n, counter(c, i));
+	n = MIN(piece_room(c, i, i->seg, reg_get(c, RSI * 8, i->adsize), from), counter(c, i));
 	if (n < 2)
 		return false;
-	src = piece_host(c, from, false, &seq);
+	src = piece_host(c, from, false, &seq); /* its faults come before the destination's */
+	to = target(c, i, true);
+	n = MIN(n, piece_room(c, i, ES, reg_get(c, RDI * 8, i->adsize), to));
+	if (n < 2)
+		return false;
 	dst = piece_host(c, to, true, &seq2);
 	/* Overlapping closer than an element, bytes and elements differ. */
 	if (!src || !dst || seq != seq2 || (uint64_t)(dst - src) - 1 < i->opsize - 1U)
@@ -240,8 +247,8 @@ static void scas_one(struct engine_cpu *c, const struct insn *i)
 
 static void cmps_one(struct engine_cpu *c, const struct insn *i)
 {
-	uint64_t a = mem_ld(c, NULL, source(c, i), i->opsize);
 	uint64_t b = mem_ld(c, NULL, target(c, i, false), i->opsize);
+	uint64_t a = mem_ld(c, NULL, source(c, i), i->opsize);
 
 	compare(c, a, b, i->opsize);
 	advance(c, i, RSI, step(c, i));
@@ -249,19 +256,27 @@ static void cmps_one(struct engine_cpu *c, const struct insn *i)
 	rep_done_zf(c, i);
 }
 
-/* Repeats `one` while it asks for more, up to a batch; each element but the last is counted as retired here.
+/*
+ * Repeats `one` while it asks for more, up to a batch; each element but the last is counted as retired here.
+ * A fault leaves the flags as they were before the instruction (SDM 2B, REP), so elements set them at the
+ * end.
  */
 static inline void batch(struct engine_cpu *c, const struct insn *i, insn_fn one)
 {
-	uint64_t end = c->next_rip;
-	unsigned n = batching(c, i) ? BATCH : 1;
+	uint64_t end = c->next_rip, before = c->rflags;
+	bool many = batching(c, i);
+	unsigned n = many ? BATCH : 1;
 
 	if (rep_idle(c, i))
 		return;
 	for (;;) {
 		c->next_rip = end;
 		one(c, i);
-		if (--n == 0 || c->next_rip != c->rip)
+		if (c->next_rip != c->rip)
+			return;
+		if (many)
+			c->rflags = before;
+		if (--n == 0)
 			return;
 		c->retired++;
 	}
