@@ -19,39 +19,57 @@
 
 enum gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15, GPRS };
 enum seg { ES, CS, SS, DS, FS, GS, SEGS, TR = SEGS, LDTR, ALL_SEGS };
-enum exc { EXC_DE, EXC_DB, EXC_NMI, EXC_BP, EXC_OF, EXC_BR, EXC_UD, EXC_NM, EXC_DF, EXC_TS = 10, EXC_NP,
-	   EXC_SS, EXC_GP, EXC_PF, EXC_MF = 16, EXC_AC, EXC_MC, EXC_XM };
+enum exc {
+	EXC_DE,
+	EXC_DB,
+	EXC_NMI,
+	EXC_BP,
+	EXC_OF,
+	EXC_BR,
+	EXC_UD,
+	EXC_NM,
+	EXC_DF,
+	EXC_TS = 10,
+	EXC_NP,
+	EXC_SS,
+	EXC_GP,
+	EXC_PF,
+	EXC_MF = 16,
+	EXC_AC,
+	EXC_MC,
+	EXC_XM
+};
 
-#define FLAG_CF	   BIT(0)
-#define FLAG_PF	   BIT(2)
-#define FLAG_AF	   BIT(4)
-#define FLAG_ZF	   BIT(6)
-#define FLAG_SF	   BIT(7)
-#define FLAG_TF	   BIT(8)
-#define FLAG_IF	   BIT(9)
-#define FLAG_DF	   BIT(10)
-#define FLAG_OF	   BIT(11)
-#define FLAG_IOPL  (3UL << 12)
-#define FLAG_NT	   BIT(14)
-#define FLAG_RF	   BIT(16)
-#define FLAG_VM	   BIT(17)
-#define FLAG_AC	   BIT(18)
-#define FLAG_VIF   BIT(19)
-#define FLAG_VIP   BIT(20)
-#define FLAG_ID	   BIT(21)
+#define FLAG_CF	    BIT(0)
+#define FLAG_PF	    BIT(2)
+#define FLAG_AF	    BIT(4)
+#define FLAG_ZF	    BIT(6)
+#define FLAG_SF	    BIT(7)
+#define FLAG_TF	    BIT(8)
+#define FLAG_IF	    BIT(9)
+#define FLAG_DF	    BIT(10)
+#define FLAG_OF	    BIT(11)
+#define FLAG_IOPL   (3UL << 12)
+#define FLAG_NT	    BIT(14)
+#define FLAG_RF	    BIT(16)
+#define FLAG_VM	    BIT(17)
+#define FLAG_AC	    BIT(18)
+#define FLAG_VIF    BIT(19)
+#define FLAG_VIP    BIT(20)
+#define FLAG_ID	    BIT(21)
 #define FLAGS_ARITH (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF)
 
-#define CR0_PE BIT(0)
-#define CR0_MP BIT(1)
-#define CR0_EM BIT(2)
-#define CR0_TS BIT(3)
-#define CR0_ET BIT(4)
-#define CR0_NE BIT(5)
-#define CR0_WP BIT(16)
-#define CR0_AM BIT(18)
-#define CR0_NW BIT(29)
-#define CR0_CD BIT(30)
-#define CR0_PG BIT(31)
+#define CR0_PE	       BIT(0)
+#define CR0_MP	       BIT(1)
+#define CR0_EM	       BIT(2)
+#define CR0_TS	       BIT(3)
+#define CR0_ET	       BIT(4)
+#define CR0_NE	       BIT(5)
+#define CR0_WP	       BIT(16)
+#define CR0_AM	       BIT(18)
+#define CR0_NW	       BIT(29)
+#define CR0_CD	       BIT(30)
+#define CR0_PG	       BIT(31)
 #define CR4_VME	       BIT(0)
 #define CR4_PVI	       BIT(1)
 #define CR4_TSD	       BIT(2)
@@ -70,10 +88,10 @@ enum exc { EXC_DE, EXC_DB, EXC_NMI, EXC_BP, EXC_OF, EXC_BR, EXC_UD, EXC_NM, EXC_
 #define CR4_OSXSAVE    BIT(18)
 #define CR4_SMEP       BIT(20)
 #define CR4_SMAP       BIT(21)
-#define EFER_SCE BIT(0)
-#define EFER_LME BIT(8)
-#define EFER_LMA BIT(10)
-#define EFER_NX	 BIT(11)
+#define EFER_SCE       BIT(0)
+#define EFER_LME       BIT(8)
+#define EFER_LMA       BIT(10)
+#define EFER_NX	       BIT(11)
 
 /* Segment register with its hidden part. `attr` has the layout of the descriptor's bits 40..55. */
 struct engine_seg {
@@ -99,35 +117,36 @@ typedef void (*insn_fn)(struct engine_cpu *c, const struct insn *i);
 enum rep { REP_NONE, REP_E, REP_NE };
 
 /*
- * One decoded instruction: a pure function of its bytes, the mode (c->mode_key) and RIP. The run loop looks at
- * the first 64 bytes only.
+ * One decoded instruction: a pure function of its bytes, the mode (c->mode_key) and RIP. The run loop looks
+ * at the first 64 bytes only.
  */
 struct insn {
-	uint8_t bytes[16];   /* zero behind len */
+	uint8_t bytes[16]; /* zero behind len */
 	insn_fn exec;
-	uint64_t key;	     /* rip it was decoded for, mixed with the mode (interp.c) */
-	uint64_t imm;	     /* sign-extended as the instruction says; of a relative branch the target RIP */
-	int64_t disp;	     /* of the memory operand (RIP-relative in 64-bit mode: made absolute), or the far offset */
+	uint64_t key; /* rip it was decoded for, mixed with the mode (interp.c) */
+	uint64_t imm; /* sign-extended as the instruction says; of a relative branch the target RIP */
+	int64_t
+	    disp; /* of the memory operand (RIP-relative in 64-bit mode: made absolute), or the far offset */
 	uint8_t len;
 	uint8_t ea_base, ea_index, ea_seg; /* ea.c's own: what to add, as uint64_t indices from c->gpr */
-	uint8_t scale;	     /* shift: 0..3 */
-	uint8_t ea_kind;     /* ea.c's own: EA_* */
-	uint8_t dst, src;    /* integer handlers' own: byte offsets of register operands from c->gpr */
-	uint16_t len_mask;   /* one bit for each byte of the instruction */
-	uint8_t opsize;	     /* 1 2 4 8: effective operand size */
-	uint8_t adsize;	     /* 2 4 8 */
-	uint8_t seg;	     /* enum seg of the memory operand, overrides applied */
-	uint8_t cc;	     /* condition of Jcc, SETcc, CMOVcc */
-	uint8_t op;	     /* for the handler's own use */
-	uint8_t rep;	     /* enum rep */
+	uint8_t scale;			   /* shift: 0..3 */
+	uint8_t ea_kind;		   /* ea.c's own: EA_* */
+	uint8_t dst, src;  /* integer handlers' own: byte offsets of register operands from c->gpr */
+	uint16_t len_mask; /* one bit for each byte of the instruction */
+	uint8_t opsize;	   /* 1 2 4 8: effective operand size */
+	uint8_t adsize;	   /* 2 4 8 */
+	uint8_t seg;	   /* enum seg of the memory operand, overrides applied */
+	uint8_t cc;	   /* condition of Jcc, SETcc, CMOVcc */
+	uint8_t op;	   /* for the handler's own use */
+	uint8_t rep;	   /* enum rep */
 	/* -- behind the first cache line -- */
-	void *extra;	     /* the handler's: a generated stub (vector); owned by engine_code */
+	void *extra; /* the handler's: a generated stub (vector); owned by engine_code */
 	uint16_t mode_key;
-	uint16_t mnemonic;   /* ZydisMnemonic */
+	uint16_t mnemonic; /* ZydisMnemonic */
 	uint16_t far_sel;
-	int8_t base, index;  /* enum gpr, -1 none, -2 RIP (base; disp is then absolute in 64-bit mode) */
-	uint8_t reg, rm;     /* ModRM.reg and .rm with REX, as gpr numbers; AH..BH are 16 + 0..3 */
-	bool mem;	     /* rm operand is memory */
+	int8_t base, index; /* enum gpr, -1 none, -2 RIP (base; disp is then absolute in 64-bit mode) */
+	uint8_t reg, rm;    /* ModRM.reg and .rm with REX, as gpr numbers; AH..BH are 16 + 0..3 */
+	bool mem;	    /* rm operand is memory */
 	bool lock;
 	uint8_t pad[44];
 } __attribute__((aligned(128)));
@@ -137,12 +156,12 @@ struct tlb_entry {
 	uint64_t rtag, wtag, xtag; /* linear page | c->tlb_key; wtag only while a write needs no slow path */
 	uint64_t addend;	   /* host address = linear + addend */
 };
-#define TLB_ENTRIES 2048
+#define TLB_ENTRIES  2048
 #define PTLB_ENTRIES 1024
 
 /* Guest-physical pages: tables, and what the TLB forgot by a flush. */
 struct ptlb_entry {
-	uint64_t gpa;	/* page address, ~0 = empty */
+	uint64_t gpa; /* page address, ~0 = empty */
 	uint8_t *host;
 	bool writable;
 };
@@ -154,51 +173,58 @@ struct engine_cpu {
 	/* -- Registers -- */
 	uint64_t gpr[GPRS];
 	uint64_t rip, next_rip;
-	uint64_t zero;	 /* always 0: what an absent base or index adds (the order of these words is ea.c's) */
+	uint64_t zero; /* always 0: what an absent base or index adds (the order of these words is ea.c's) */
 	uint64_t rflags; /* all of it, bit 1 set */
 	struct engine_seg seg[ALL_SEGS];
-	struct { uint64_t base; uint16_t limit; } gdt, idt;
+	struct {
+		uint64_t base;
+		uint16_t limit;
+	} gdt, idt;
 	uint64_t cr0, cr2, cr3, cr4, efer, xcr0, xss;
 	uint64_t pdptr[4];
 	uint64_t dr[4], dr6, dr7;
-	uint64_t star, lstar, cstar, sfmask, kernel_gs_base, sysenter_cs, sysenter_esp, sysenter_eip, tsc_aux, pat;
+	uint64_t star, lstar, cstar, sfmask, kernel_gs_base, sysenter_cs, sysenter_esp, sysenter_eip, tsc_aux,
+	    pat;
 	struct engine_fpu *fpu; /* vector and x87 state: fpu.h */
 
-	/* -- Derived from the registers; mode_update() after any change of CR0/4, EFER, CS, RFLAGS.VM/AC, CPL -- */
+	/* -- Derived from the registers; mode_update() after any change of CR0/4, EFER, CS, RFLAGS.VM/AC, CPL
+	 * -- */
 	uint8_t cpl;
-	bool long_mode;	 /* EFER.LMA */
-	bool code64;	 /* 64-bit code segment */
-	bool code32;	 /* CS.D */
-	bool stack32;	 /* SS.B (64-bit mode: ignored) */
-	bool real;	 /* !CR0.PE */
+	bool long_mode; /* EFER.LMA */
+	bool code64;	/* 64-bit code segment */
+	bool code32;	/* CS.D */
+	bool stack32;	/* SS.B (64-bit mode: ignored) */
+	bool real;	/* !CR0.PE */
 	bool v86;
-	uint8_t seg_flat[6]; /* outside 64-bit mode: base 0, limit 4 GiB - 1, usable, present, writable data: so
-			      * linear = 32-bit offset, without checks */
-	uint16_t mode_key;   /* what decoding depends on: MODE_REAL (16-bit code in real or virtual-8086 mode), 16, 32, 64 */
-	uint64_t ip_mask;    /* ~0 in 64-bit code, else 0xffffffff */
-	uint64_t tlb_key;    /* low 12 bits of tags: generation and privilege for explicit data accesses and fetches */
+	uint8_t seg_flat[6]; /* outside 64-bit mode: base 0, limit 4 GiB - 1, usable, present, writable data:
+			      * so linear = 32-bit offset, without checks */
+	uint16_t mode_key; /* what decoding depends on: MODE_REAL (16-bit code in real or virtual-8086 mode),
+			      16, 32, 64 */
+	uint64_t ip_mask;  /* ~0 in 64-bit code, else 0xffffffff */
+	uint64_t tlb_key;  /* low 12 bits of tags: generation and privilege for explicit data accesses and
+			      fetches */
 	uint64_t tlb_gen;
 
 	/* -- Control -- */
 	_Atomic uint32_t exit_word __attribute__((aligned(8))); /* read together with slow */
-	uint32_t slow;	     /* SLOW_* bits: reasons to take the careful path at the next boundary */
-	_Atomic uint64_t revoke_seq; /* bumped by engine_kick and engine_revoke */
-	_Atomic uint32_t in_run;     /* code.c: guest state may change now; 0 = counts as stopped */
+	uint32_t slow;		      /* SLOW_* bits: reasons to take the careful path at the next boundary */
+	_Atomic uint64_t revoke_seq;  /* bumped by engine_kick and engine_revoke */
+	_Atomic uint32_t in_run;      /* code.c: guest state may change now; 0 = counts as stopped */
 	struct engine_cpu *code_next; /* code.c: list of the VM's cpus, under code's lock */
-	unsigned shadow;     /* ENGINE_SHADOW_* in force for the next instruction */
+	unsigned shadow;	      /* ENGINE_SHADOW_* in force for the next instruction */
 	bool want_window;
 	bool smm;
 	uint64_t retired;
-	uint32_t pauses;     /* PAUSE instructions executed */
+	uint32_t pauses; /* PAUSE instructions executed */
 	struct {
 		unsigned shadow;
 		bool rf, tf;
-	} before;	     /* interp.c: what the careful path took away and gives back if the instruction stops */
+	} before; /* interp.c: what the careful path took away and gives back if the instruction stops */
 	sigjmp_buf *jump;
 	enum leave leave;
 	enum engine_exit exit;
-	struct engine_event fault; /* LEAVE_FAULT */
-	uint64_t fault_payload;	   /* CR2 or DR6 */
+	struct engine_event fault;	/* LEAVE_FAULT */
+	uint64_t fault_payload;		/* CR2 or DR6 */
 	struct engine_event delivering; /* event under delivery, for #DF and for GET_VCPU_EVENTS */
 	bool is_delivering;
 	uint32_t debug_control; /* KVM_GUESTDBG_* */
@@ -208,22 +234,23 @@ struct engine_cpu {
 	struct engine_code *code;
 	const struct engine_port *port;
 	void *ctx;
-	uint8_t db_hits;	/* DR6 bits 0..3: data and I/O breakpoints hit since the last boundary */
-	bool break_data;	/* a data breakpoint is armed: every slow-path access calls debug_check_data */
+	uint8_t db_hits; /* DR6 bits 0..3: data and I/O breakpoints hit since the last boundary */
+	bool break_data; /* a data breakpoint is armed: every slow-path access calls debug_check_data */
 
 	/* -- Caches -- */
-	/* The current code page: valid for RIP in [fetch_start, fetch_start + fetch_len), host = fetch_host + distance.
-	 * 16 bytes may be read at each such RIP. fetch_forget() after anything that changes what a fetch means:
-	 * mode_update, a load of CS, every TLB flush. */
+	/* The current code page: valid for RIP in [fetch_start, fetch_start + fetch_len), host = fetch_host +
+	 * distance. 16 bytes may be read at each such RIP. fetch_forget() after anything that changes what a
+	 * fetch means: mode_update, a load of CS, every TLB flush. */
 	uint64_t fetch_start, fetch_len;
 	uint8_t *fetch_host;
 	uint64_t fetch_mode; /* mixed into insn.key */
 	struct tlb_entry tlb[TLB_ENTRIES];
 	struct ptlb_entry ptlb[PTLB_ENTRIES];
-	uint64_t pcid_gen[64]; /* PCID -> tlb generation */
-	bool tlb_large;	       /* some entry stems from a large page: INVLPG flushes all */
-	struct insn *icache;   /* direct-mapped by RIP */
-	uint64_t tlb_large_map; /* hashed 1 GiB regions that large pages were cached from: INVLPG there flushes all */
+	uint64_t pcid_gen[64];	/* PCID -> tlb generation */
+	bool tlb_large;		/* some entry stems from a large page: INVLPG flushes all */
+	struct insn *icache;	/* direct-mapped by RIP */
+	uint64_t tlb_large_map; /* hashed 1 GiB regions that large pages were cached from: INVLPG there
+				   flushes all */
 };
 
 #define SLOW_TF	    1 /* RFLAGS.TF or guest debug single step */
@@ -232,16 +259,19 @@ struct engine_cpu {
 #define SLOW_RF	    8
 #define SLOW_STEP   16 /* engine_step */
 #define SLOW_WINDOW 32 /* want_window */
-#define SLOW_AC     64 /* alignment is checked: CR0.AM, RFLAGS.AC, CPL 3 (set where RFLAGS, CR0 or CPL change) */
-#define MODE_REAL   8  /* mode_key */
+#define SLOW_AC	    64 /* alignment is checked: CR0.AM, RFLAGS.AC, CPL 3 (set where RFLAGS, CR0 or CPL change) \
+			*/
+#define MODE_REAL 8    /* mode_key */
 
 static inline void fetch_forget(struct engine_cpu *c)
 {
 	c->fetch_len = 0;
 }
 
-/* -- The VM's cpus (code.c). engine_cpu_create there makes fpu and caches, then calls engine_reset(c, false) -- */
-/* Returns when no other cpu of the VM can change guest state until resume_world; may sleep. Outside windows. */
+/* -- The VM's cpus (code.c). engine_cpu_create there makes fpu and caches, then calls engine_reset(c, false)
+ * -- */
+/* Returns when no other cpu of the VM can change guest state until resume_world; may sleep. Outside windows.
+ */
 void stop_world(struct engine_cpu *c);
 void resume_world(struct engine_cpu *c);
 /* A port call that may sleep stands between these two: the cpu counts as stopped meanwhile. */
@@ -249,7 +279,7 @@ void port_enter(struct engine_cpu *c);
 void port_leave(struct engine_cpu *c);
 
 /* -- Leaving (interp.c) -- */
-_Noreturn void engine_raise(struct engine_cpu *c, enum exc vector);			/* no error code */
+_Noreturn void engine_raise(struct engine_cpu *c, enum exc vector); /* no error code */
 _Noreturn void engine_raise_err(struct engine_cpu *c, enum exc vector, uint32_t error);
 _Noreturn void engine_raise_pf(struct engine_cpu *c, uint64_t cr2, uint32_t error);
 _Noreturn void engine_raise_db(struct engine_cpu *c, uint64_t dr6);
@@ -270,7 +300,8 @@ void guest_read(struct engine_cpu *c, uint64_t lin, void *buf, unsigned len);
 void guest_write(struct engine_cpu *c, uint64_t lin, const void *buf, unsigned len);
 /* Raises the #PF that a write (or read) of len bytes would raise; changes nothing but A/D bits. */
 void guest_probe(struct engine_cpu *c, uint64_t lin, unsigned len, bool write);
-/* Locked compare-exchange, also across pages and on MMIO; size 1 2 4 8. True if *old matched, else *old = seen. */
+/* Locked compare-exchange, also across pages and on MMIO; size 1 2 4 8. True if *old matched, else *old =
+ * seen. */
 bool guest_cmpxchg(struct engine_cpu *c, uint64_t lin, uint64_t *old, uint64_t val, unsigned size);
 bool guest_cmpxchg16(struct engine_cpu *c, uint64_t lin, uint64_t old[2], const uint64_t val[2]);
 /* Linear address of the memory operand of `len` bytes: segment checks (#GP, #SS), canonicality. */
@@ -286,7 +317,8 @@ uint64_t insn_offset(struct engine_cpu *c, const struct insn *i);
 #define ACC_EXEC  2
 #define ACC_SYS	  4 /* implicit supervisor */
 /* Walks, sets A/D, fills c->tlb where it may be cached; returns the host address of lin, or NULL when it is
- * a device access (*gpa tells). Raises #PF; leaves for BADHOST. *seq is the revocation sequence of the pointer. */
+ * a device access (*gpa tells). Raises #PF; leaves for BADHOST. *seq is the revocation sequence of the
+ * pointer. */
 uint8_t *mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, uint64_t *gpa, uint64_t *seq);
 void mmu_flush_all(struct engine_cpu *c);
 void mmu_flush_page(struct engine_cpu *c, uint64_t lin);
@@ -297,11 +329,13 @@ bool mmu_load_pdptrs(struct engine_cpu *c, uint64_t cr3, uint64_t out[4]);
 
 /* -- Mode and segments (segment.c), events (event.c), control registers (control.c) -- */
 void mode_update(struct engine_cpu *c);
-void rflags_set(struct engine_cpu *c, uint64_t val); /* writes rflags, keeps bit 1, updates slow bits and the window */
+void rflags_set(struct engine_cpu *c,
+		uint64_t val); /* writes rflags, keeps bit 1, updates slow bits and the window */
 /* Loads a data segment register with all checks of MOV Sreg/POP/LDS. */
 void seg_load(struct engine_cpu *c, enum seg s, uint16_t sel);
 void seg_set_real(struct engine_cpu *c, enum seg s, uint16_t sel);
-/* Far jump, call, return, interrupt return, INT n, and the rest of control transfer that needs descriptors. */
+/* Far jump, call, return, interrupt return, INT n, and the rest of control transfer that needs descriptors.
+ */
 void far_jump(struct engine_cpu *c, uint16_t sel, uint64_t off, unsigned opsize);
 void far_call(struct engine_cpu *c, uint16_t sel, uint64_t off, unsigned opsize);
 void far_ret(struct engine_cpu *c, unsigned opsize, uint16_t pop);
@@ -312,14 +346,16 @@ void event_soft_int(struct engine_cpu *c, uint8_t vector, bool int3_or_into);
 void event_int1(struct engine_cpu *c); /* INT1 (F1): #DB behind the instruction */
 /*
  * The run loop's step after LEAVE_FAULT: turns c->fault into c->delivering, combined with an event already
- * under delivery (#DF), and commits CR2 or DR6. False: triple fault, ENGINE_EXIT_SHUTDOWN. True: event_deliver
- * next; a raise inside it comes here again. event_deliver ends with rip = next_rip = the handler.
+ * under delivery (#DF), and commits CR2 or DR6. False: triple fault, ENGINE_EXIT_SHUTDOWN. True:
+ * event_deliver next; a raise inside it comes here again. event_deliver ends with rip = next_rip = the
+ * handler.
  */
 bool event_begin(struct engine_cpu *c);
 /* Raises #GP(0) unless `port` .. +size-1 may be used at this CPL and IOPL, by the TSS bitmap; notes I/O
  * breakpoints (system.c). */
 void system_io_check(struct engine_cpu *c, uint16_t port, unsigned size);
-/* Debug (debug.c). Before the instruction at c->rip, if slow & SLOW_BREAK and RF is clear: raises or leaves. */
+/* Debug (debug.c). Before the instruction at c->rip, if slow & SLOW_BREAK and RF is clear: raises or leaves.
+ */
 void debug_check_exec(struct engine_cpu *c);
 /* A data access of `len` bytes while c->break_data: notes hits for debug_after. Pages that hold a data
  * breakpoint are never cached in c->tlb, so that each access to them comes by the slow path. */
@@ -336,10 +372,10 @@ void control_set_cr4(struct engine_cpu *c, uint64_t val);
 bool control_is_canonical(const struct engine_cpu *c, uint64_t lin);
 
 /* -- Stack: width by SS.B and mode; checks included -- */
-void stack_push(struct engine_cpu *c, uint64_t val, unsigned size);   /* commits RSP after the store */
+void stack_push(struct engine_cpu *c, uint64_t val, unsigned size);	/* commits RSP after the store */
 uint64_t stack_peek(struct engine_cpu *c, unsigned off, unsigned size); /* at RSP + off, no change */
-void stack_set(struct engine_cpu *c, uint64_t rsp);		       /* writes SP, ESP or RSP */
-uint64_t stack_get(const struct engine_cpu *c);			       /* as the width reads it */
+void stack_set(struct engine_cpu *c, uint64_t rsp);			/* writes SP, ESP or RSP */
+uint64_t stack_get(const struct engine_cpu *c);				/* as the width reads it */
 
 /* -- Selection: each family names the handler of a decoded instruction, or NULL if it is not its own -- */
 struct insn_decoded; /* decode.h: the Zydis instruction and its operands */
