@@ -40,7 +40,7 @@ continue
 printf "break rip %lx\n", \$rip
 stepi
 printf "after rip %lx\n", \$rip
-disconnect
+detach
 EOF
 timeout -k 5 120 gdb -q -batch -x "$W/two.gdb" </dev/null >"$W/gdb2.log" 2>&1
 grep -q 'reset rip fff0' "$W/gdb2.log" || { cat "$W/gdb2.log" "$W/stub.err"; fail "no reset rip"; }
