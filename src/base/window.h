@@ -19,6 +19,13 @@ struct base_window {
 	int32_t start, end, fault, again; /* each relative to its own address */
 };
 
+/* Assembly that may leave by a label. cppcheck cannot parse it and is shown an empty statement. */
+#ifdef __cppcheck__
+#define ASM_GOTO(...) __asm__ volatile("")
+#else
+#define ASM_GOTO __asm__ goto volatile
+#endif
+
 /* Inside an asm statement: labels are assembler labels or %l[] names. */
 #define WINDOW(start, end, fault, again)                                                    \
 	".pushsection ukvm_windows,\"a\"\n\t.balign 4\n\t.long " start " - .\n\t.long " end \

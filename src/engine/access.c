@@ -26,13 +26,13 @@ enum raw { RAW_OK, RAW_MOVED, RAW_BAD };
 	{                                                                                         \
 		uint64_t v;                                                                       \
                                                                                                   \
-		__asm__ goto volatile("771: cmpq %[seq], %[now]\n\t"                              \
-				      "jne %l[moved]\n\t" text " (%[h]), %" mod                   \
-				      "[v]\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")   \
-				      : [v] "=&r"(v)                                              \
-				      : [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host)   \
-				      : "cc", "memory"                                            \
-				      : moved, bad);                                              \
+		ASM_GOTO("771: cmpq %[seq], %[now]\n\t"                                           \
+			 "jne %l[moved]\n\t" text " (%[h]), %" mod                                \
+			 "[v]\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                \
+			 : [v] "=&r"(v)                                                           \
+			 : [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host)                \
+			 : "cc", "memory"                                                         \
+			 : moved, bad);                                                           \
 		*out = v;                                                                         \
 		return RAW_OK;                                                                    \
 	moved:                                                                                    \
@@ -40,41 +40,41 @@ enum raw { RAW_OK, RAW_MOVED, RAW_BAD };
 	bad:                                                                                      \
 		return RAW_BAD;                                                                   \
 	}
-#define RAW_ST(name, text, mod)                                                                             \
-	static enum raw name(struct engine_cpu *c, void *host, uint64_t seq, uint64_t v)                    \
-	{                                                                                                   \
-		__asm__ goto volatile("771: cmpq %[seq], %[now]\n\t"                                        \
-				      "jne %l[moved]\n\t" text " %" mod                                     \
-				      "[v], (%[h])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")     \
-				      :                                                                     \
-				      : [v] "r"(v), [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host) \
-				      : "cc", "memory"                                                      \
-				      : moved, bad);                                                        \
-		return RAW_OK;                                                                              \
-	moved:                                                                                              \
-		return RAW_MOVED;                                                                           \
-	bad:                                                                                                \
-		return RAW_BAD;                                                                             \
+#define RAW_ST(name, text, mod)                                                                \
+	static enum raw name(struct engine_cpu *c, void *host, uint64_t seq, uint64_t v)       \
+	{                                                                                      \
+		ASM_GOTO("771: cmpq %[seq], %[now]\n\t"                                        \
+			 "jne %l[moved]\n\t" text " %" mod                                     \
+			 "[v], (%[h])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")     \
+			 :                                                                     \
+			 : [v] "r"(v), [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host) \
+			 : "cc", "memory"                                                      \
+			 : moved, bad);                                                        \
+		return RAW_OK;                                                                 \
+	moved:                                                                                 \
+		return RAW_MOVED;                                                              \
+	bad:                                                                                   \
+		return RAW_BAD;                                                                \
 	}
-#define RAW_CAS(name, mod)                                                                                  \
-	static enum raw name(struct engine_cpu *c, void *host, uint64_t seq, uint64_t *old, uint64_t v)     \
-	{                                                                                                   \
-		uint64_t was = *old;                                                                        \
-                                                                                                            \
-		__asm__ goto volatile("771: cmpq %[seq], %[now]\n\t"                                        \
-				      "jne %l[moved]\n\t"                                                   \
-				      "lock cmpxchg %" mod                                                  \
-				      "[v], (%[h])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")     \
-				      : [was] "+a"(was)                                                     \
-				      : [v] "r"(v), [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host) \
-				      : "cc", "memory"                                                      \
-				      : moved, bad);                                                        \
-		*old = was;                                                                                 \
-		return RAW_OK;                                                                              \
-	moved:                                                                                              \
-		return RAW_MOVED;                                                                           \
-	bad:                                                                                                \
-		return RAW_BAD;                                                                             \
+#define RAW_CAS(name, mod)                                                                              \
+	static enum raw name(struct engine_cpu *c, void *host, uint64_t seq, uint64_t *old, uint64_t v) \
+	{                                                                                               \
+		uint64_t was = *old;                                                                    \
+                                                                                                        \
+		ASM_GOTO("771: cmpq %[seq], %[now]\n\t"                                                 \
+			 "jne %l[moved]\n\t"                                                            \
+			 "lock cmpxchg %" mod                                                           \
+			 "[v], (%[h])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")              \
+			 : [was] "+a"(was)                                                              \
+			 : [v] "r"(v), [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host)          \
+			 : "cc", "memory"                                                               \
+			 : moved, bad);                                                                 \
+		*old = was;                                                                             \
+		return RAW_OK;                                                                          \
+	moved:                                                                                          \
+		return RAW_MOVED;                                                                       \
+	bad:                                                                                            \
+		return RAW_BAD;                                                                         \
 	}
 
 RAW_LD(raw_ld8, "movzbl", "k")
@@ -106,13 +106,13 @@ static enum raw raw_cas128(struct engine_cpu *c, void *host, uint64_t seq, uint6
 {
 	uint64_t lo = old[0], hi = old[1];
 
-	__asm__ goto volatile("771: cmpq %[seq], %[now]\n\t"
-			      "jne %l[moved]\n\t"
-			      "lock cmpxchg16b (%[h])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")
-			      : "+a"(lo), "+d"(hi)
-			      : "b"(v[0]), "c"(v[1]), [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host)
-			      : "cc", "memory"
-			      : moved, bad);
+	ASM_GOTO("771: cmpq %[seq], %[now]\n\t"
+		 "jne %l[moved]\n\t"
+		 "lock cmpxchg16b (%[h])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")
+		 : "+a"(lo), "+d"(hi)
+		 : "b"(v[0]), "c"(v[1]), [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host)
+		 : "cc", "memory"
+		 : moved, bad);
 	old[0] = lo;
 	old[1] = hi;
 	return RAW_OK;

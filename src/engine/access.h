@@ -66,68 +66,67 @@ static inline uint64_t ea_linear(struct engine_cpu *c, const struct insn *i, uns
 	return ea_other(c, i, off, len, write);
 }
 
-#define DEFINE_MEM_LD(name, size, text)                                                         \
-	static inline uint64_t name(struct engine_cpu *c, const struct insn *i, uint64_t lin)   \
-	{                                                                                       \
-		struct tlb_entry *e = TLB_AT(c, lin);                                           \
-		uint64_t tag = TLB_TAG(c, lin, size), v;                                        \
-                                                                                                \
-		__asm__ goto volatile(                                                          \
-		    "771: cmpq %[tag], %c[rt](%[e])\n\t"                                        \
-		    "jne %l[miss]\n\t"                                                          \
-		    "movq %c[ad](%[e]), %q[v]\n\t" text                                         \
-		    " (%q[v],%[lin]), %[v]\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b") \
-		    : [v] "=&r"(v)                                                              \
-		    : TLB_OPERANDS(e, tag), [lin] "r"(lin)                                      \
-		    : "cc"                                                                      \
-		    : miss, bad);                                                               \
-		return v;                                                                       \
-	miss:                                                                                   \
-		return access_ld(c, i, lin, size);                                              \
-	bad:                                                                                    \
-		access_bad(c);                                                                  \
+#define DEFINE_MEM_LD(name, size, text)                                                              \
+	static inline uint64_t name(struct engine_cpu *c, const struct insn *i, uint64_t lin)        \
+	{                                                                                            \
+		struct tlb_entry *e = TLB_AT(c, lin);                                                \
+		uint64_t tag = TLB_TAG(c, lin, size), v;                                             \
+                                                                                                     \
+		ASM_GOTO("771: cmpq %[tag], %c[rt](%[e])\n\t"                                        \
+			 "jne %l[miss]\n\t"                                                          \
+			 "movq %c[ad](%[e]), %q[v]\n\t" text                                         \
+			 " (%q[v],%[lin]), %[v]\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b") \
+			 : [v] "=&r"(v)                                                              \
+			 : TLB_OPERANDS(e, tag), [lin] "r"(lin)                                      \
+			 : "cc"                                                                      \
+			 : miss, bad);                                                               \
+		return v;                                                                            \
+	miss:                                                                                        \
+		return access_ld(c, i, lin, size);                                                   \
+	bad:                                                                                         \
+		access_bad(c);                                                                       \
 	}
 #define K_V "%k[v]"
-#define DEFINE_MEM_LDZ(name, size, text)                                                          \
-	static inline uint64_t name(struct engine_cpu *c, const struct insn *i, uint64_t lin)     \
-	{                                                                                         \
-		struct tlb_entry *e = TLB_AT(c, lin);                                             \
-		uint64_t tag = TLB_TAG(c, lin, size), v;                                          \
-                                                                                                  \
-		__asm__ goto volatile("771: cmpq %[tag], %c[rt](%[e])\n\t"                        \
-				      "jne %l[miss]\n\t"                                          \
-				      "movq %c[ad](%[e]), %q[v]\n\t" text " (%q[v],%[lin]), " K_V \
-				      "\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")      \
-				      : [v] "=&r"(v)                                              \
-				      : TLB_OPERANDS(e, tag), [lin] "r"(lin)                      \
-				      : "cc"                                                      \
-				      : miss, bad);                                               \
-		return v;                                                                         \
-	miss:                                                                                     \
-		return access_ld(c, i, lin, size);                                                \
-	bad:                                                                                      \
-		access_bad(c);                                                                    \
+#define DEFINE_MEM_LDZ(name, size, text)                                                      \
+	static inline uint64_t name(struct engine_cpu *c, const struct insn *i, uint64_t lin) \
+	{                                                                                     \
+		struct tlb_entry *e = TLB_AT(c, lin);                                         \
+		uint64_t tag = TLB_TAG(c, lin, size), v;                                      \
+                                                                                              \
+		ASM_GOTO("771: cmpq %[tag], %c[rt](%[e])\n\t"                                 \
+			 "jne %l[miss]\n\t"                                                   \
+			 "movq %c[ad](%[e]), %q[v]\n\t" text " (%q[v],%[lin]), " K_V          \
+			 "\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")               \
+			 : [v] "=&r"(v)                                                       \
+			 : TLB_OPERANDS(e, tag), [lin] "r"(lin)                               \
+			 : "cc"                                                               \
+			 : miss, bad);                                                        \
+		return v;                                                                     \
+	miss:                                                                                 \
+		return access_ld(c, i, lin, size);                                            \
+	bad:                                                                                  \
+		access_bad(c);                                                                \
 	}
-#define DEFINE_MEM_ST(name, size, text, mod)                                                             \
-	static inline void name(struct engine_cpu *c, const struct insn *i, uint64_t lin, uint64_t val)  \
-	{                                                                                                \
-		struct tlb_entry *e = TLB_AT(c, lin);                                                    \
-		uint64_t tag = TLB_TAG(c, lin, size), t;                                                 \
-                                                                                                         \
-		__asm__ goto volatile("771: cmpq %[tag], %c[wt](%[e])\n\t"                               \
-				      "jne %l[miss]\n\t"                                                 \
-				      "movq %c[ad](%[e]), %[t]\n\t" text " %" mod "[v], (%[t],%[lin])\n" \
-				      "772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")               \
-				      : [t] "=&r"(t)                                                     \
-				      : TLB_OPERANDS(e, tag), [lin] "r"(lin), [v] "r"(val)               \
-				      : "cc"                                                             \
-				      : miss, bad);                                                      \
-		return;                                                                                  \
-	miss:                                                                                            \
-		access_st(c, i, lin, val, size);                                                         \
-		return;                                                                                  \
-	bad:                                                                                             \
-		access_bad(c);                                                                           \
+#define DEFINE_MEM_ST(name, size, text, mod)                                                            \
+	static inline void name(struct engine_cpu *c, const struct insn *i, uint64_t lin, uint64_t val) \
+	{                                                                                               \
+		struct tlb_entry *e = TLB_AT(c, lin);                                                   \
+		uint64_t tag = TLB_TAG(c, lin, size), t;                                                \
+                                                                                                        \
+		ASM_GOTO("771: cmpq %[tag], %c[wt](%[e])\n\t"                                           \
+			 "jne %l[miss]\n\t"                                                             \
+			 "movq %c[ad](%[e]), %[t]\n\t" text " %" mod "[v], (%[t],%[lin])\n"             \
+			 "772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                           \
+			 : [t] "=&r"(t)                                                                 \
+			 : TLB_OPERANDS(e, tag), [lin] "r"(lin), [v] "r"(val)                           \
+			 : "cc"                                                                         \
+			 : miss, bad);                                                                  \
+		return;                                                                                 \
+	miss:                                                                                           \
+		access_st(c, i, lin, val, size);                                                        \
+		return;                                                                                 \
+	bad:                                                                                            \
+		access_bad(c);                                                                          \
 	}
 
 /* Zero-extended loads and stores of 8, 16, 32, 64 bits. */

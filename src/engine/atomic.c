@@ -9,29 +9,29 @@ static uint64_t second(uint64_t old, uint64_t src, uint64_t *rflags)
 	return src;
 }
 
-#define XCHG_MEM(SZ, SFX, MOD)                                                                              \
-	static void op_xchg##SZ(struct engine_cpu *c, const struct insn *i)                                 \
-	{                                                                                                   \
-		uint64_t lin = ea_linear(c, i, SZ / 8, true), v = REG##SZ(c, i->src), t;                    \
-		struct tlb_entry *e = TLB_AT(c, lin);                                                       \
-		uint64_t tag = TLB_TAG(c, lin, SZ / 8);                                                     \
-                                                                                                            \
-		__asm__ goto volatile("771: cmpq %[tag], %c[wt](%[e])\n\t"                                  \
-				      "jne %l[miss]\n\t"                                                    \
-				      "movq %c[ad](%[e]), %[t]\n\txchg" SFX " %" MOD "[v], (%[t],%[lin])\n" \
-				      "772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                  \
-				      : [t] "=&r"(t), [v] "+&r"(v)                                          \
-				      : TLB_OPERANDS(e, tag), [lin] "r"(lin)                                \
-				      : "cc", "memory"                                                      \
-				      : miss, bad);                                                         \
-		reg_set(c, i->src, v, SZ / 8);                                                              \
-		return;                                                                                     \
-	miss:                                                                                               \
-		v = access_rmw(c, i, lin, SZ / 8, second, REG##SZ(c, i->src), true);                        \
-		reg_set(c, i->src, v, SZ / 8);                                                              \
-		return;                                                                                     \
-	bad:                                                                                                \
-		access_bad(c);                                                                              \
+#define XCHG_MEM(SZ, SFX, MOD)                                                                 \
+	static void op_xchg##SZ(struct engine_cpu *c, const struct insn *i)                    \
+	{                                                                                      \
+		uint64_t lin = ea_linear(c, i, SZ / 8, true), v = REG##SZ(c, i->src), t;       \
+		struct tlb_entry *e = TLB_AT(c, lin);                                          \
+		uint64_t tag = TLB_TAG(c, lin, SZ / 8);                                        \
+                                                                                               \
+		ASM_GOTO("771: cmpq %[tag], %c[wt](%[e])\n\t"                                  \
+			 "jne %l[miss]\n\t"                                                    \
+			 "movq %c[ad](%[e]), %[t]\n\txchg" SFX " %" MOD "[v], (%[t],%[lin])\n" \
+			 "772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                  \
+			 : [t] "=&r"(t), [v] "+&r"(v)                                          \
+			 : TLB_OPERANDS(e, tag), [lin] "r"(lin)                                \
+			 : "cc", "memory"                                                      \
+			 : miss, bad);                                                         \
+		reg_set(c, i->src, v, SZ / 8);                                                 \
+		return;                                                                        \
+	miss:                                                                                  \
+		v = access_rmw(c, i, lin, SZ / 8, second, REG##SZ(c, i->src), true);           \
+		reg_set(c, i->src, v, SZ / 8);                                                 \
+		return;                                                                        \
+	bad:                                                                                   \
+		access_bad(c);                                                                 \
 	}
 XCHG_MEM(8, "b", "b")
 XCHG_MEM(16, "w", "w")
@@ -67,31 +67,31 @@ XCHG_MEM(64, "q", "q")
 	}                                                                                           \
 	XADD_MEM(SZ, SFX, MOD, m, "")                                                               \
 	XADD_MEM(SZ, SFX, MOD, lm, "lock ")
-#define XADD_MEM(SZ, SFX, MOD, FORM, LOCK)                                                    \
-	static void op_xadd##SZ##_##FORM(struct engine_cpu *c, const struct insn *i)          \
-	{                                                                                     \
-		uint64_t lin = ea_linear(c, i, SZ / 8, true), v = REG##SZ(c, i->src);         \
-		struct tlb_entry *e = TLB_AT(c, lin);                                         \
-		uint64_t tag = TLB_TAG(c, lin, SZ / 8);                                       \
-		unsigned ax;                                                                  \
-                                                                                              \
-		__asm__ goto volatile("771: cmpq %[tag], %c[wt](%[e])\n\t"                    \
-				      "jne %l[miss]\n\t"                                      \
-				      "movq %c[ad](%[e]), %%rax\n\t" LOCK "xadd" SFX " %" MOD \
-				      "[v], (%%rax,%[lin])\n772: " LAHF_SETO                  \
-				      "\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")        \
-				      : "=&a"(ax), [v] "+&r"(v)                               \
-				      : TLB_OPERANDS(e, tag), [lin] "r"(lin)                  \
-				      : "cc", "memory"                                        \
-				      : miss, bad);                                           \
-		reg_set(c, i->src, v, SZ / 8);                                                \
-		flags_put(&c->rflags, ax, FLAGS_ARITH);                                       \
-		return;                                                                       \
-	miss:                                                                                 \
-		xadd##SZ##_mem(c, i, lin);                                                    \
-		return;                                                                       \
-	bad:                                                                                  \
-		access_bad(c);                                                                \
+#define XADD_MEM(SZ, SFX, MOD, FORM, LOCK)                                            \
+	static void op_xadd##SZ##_##FORM(struct engine_cpu *c, const struct insn *i)  \
+	{                                                                             \
+		uint64_t lin = ea_linear(c, i, SZ / 8, true), v = REG##SZ(c, i->src); \
+		struct tlb_entry *e = TLB_AT(c, lin);                                 \
+		uint64_t tag = TLB_TAG(c, lin, SZ / 8);                               \
+		unsigned ax;                                                          \
+                                                                                      \
+		ASM_GOTO("771: cmpq %[tag], %c[wt](%[e])\n\t"                         \
+			 "jne %l[miss]\n\t"                                           \
+			 "movq %c[ad](%[e]), %%rax\n\t" LOCK "xadd" SFX " %" MOD      \
+			 "[v], (%%rax,%[lin])\n772: " LAHF_SETO                       \
+			 "\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")             \
+			 : "=&a"(ax), [v] "+&r"(v)                                    \
+			 : TLB_OPERANDS(e, tag), [lin] "r"(lin)                       \
+			 : "cc", "memory"                                             \
+			 : miss, bad);                                                \
+		reg_set(c, i->src, v, SZ / 8);                                        \
+		flags_put(&c->rflags, ax, FLAGS_ARITH);                               \
+		return;                                                               \
+	miss:                                                                         \
+		xadd##SZ##_mem(c, i, lin);                                            \
+		return;                                                               \
+	bad:                                                                          \
+		access_bad(c);                                                        \
 	}
 XADD_OP(8, "b", "b")
 XADD_OP(16, "w", "w")
@@ -119,31 +119,30 @@ struct cas {
 		return *fl & FLAG_ZF ? a->val : old;                        \
 	}
 /* Behind the host's own CMPXCHG: its accumulator and flags are the guest's. */
-#define CAS_MEM(SZ, SFX, MOD, FORM, LOCK)                                                         \
-	static void op_cmpxchg##SZ##_##FORM(struct engine_cpu *c, const struct insn *i)           \
-	{                                                                                         \
-		uint64_t lin = ea_linear(c, i, SZ / 8, true), a = c->gpr[RAX], t;                 \
-		struct tlb_entry *e = TLB_AT(c, lin);                                             \
-		uint64_t tag = TLB_TAG(c, lin, SZ / 8);                                           \
-                                                                                                  \
-		__asm__ goto volatile(                                                            \
-		    "771: cmpq %[tag], %c[wt](%[e])\n\t"                                          \
-		    "jne %l[miss]\n\t"                                                            \
-		    "movq %c[ad](%[e]), %[t]\n\t" LOCK "cmpxchg" SFX " %" MOD                     \
-		    "[v], (%[t],%[lin])\n772: movq %%rax, %[t]\n\t" LAHF_SETO                     \
-		    "\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                              \
-		    : [t] "=&r"(t), "+&a"(a)                                                      \
-		    : TLB_OPERANDS(e, tag), [lin] "r"(lin), [v] "r"((uint64_t)REG##SZ(c, i->src)) \
-		    : "cc", "memory"                                                              \
-		    : miss, bad);                                                                 \
-		c->gpr[RAX] = t;                                                                  \
-		flags_put(&c->rflags, a, FLAGS_ARITH);                                            \
-		return;                                                                           \
-	miss:                                                                                     \
-		cas##SZ##_miss(c, i, lin);                                                        \
-		return;                                                                           \
-	bad:                                                                                      \
-		access_bad(c);                                                                    \
+#define CAS_MEM(SZ, SFX, MOD, FORM, LOCK)                                                              \
+	static void op_cmpxchg##SZ##_##FORM(struct engine_cpu *c, const struct insn *i)                \
+	{                                                                                              \
+		uint64_t lin = ea_linear(c, i, SZ / 8, true), a = c->gpr[RAX], t;                      \
+		struct tlb_entry *e = TLB_AT(c, lin);                                                  \
+		uint64_t tag = TLB_TAG(c, lin, SZ / 8);                                                \
+                                                                                                       \
+		ASM_GOTO("771: cmpq %[tag], %c[wt](%[e])\n\t"                                          \
+			 "jne %l[miss]\n\t"                                                            \
+			 "movq %c[ad](%[e]), %[t]\n\t" LOCK "cmpxchg" SFX " %" MOD                     \
+			 "[v], (%[t],%[lin])\n772: movq %%rax, %[t]\n\t" LAHF_SETO                     \
+			 "\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                              \
+			 : [t] "=&r"(t), "+&a"(a)                                                      \
+			 : TLB_OPERANDS(e, tag), [lin] "r"(lin), [v] "r"((uint64_t)REG##SZ(c, i->src)) \
+			 : "cc", "memory"                                                              \
+			 : miss, bad);                                                                 \
+		c->gpr[RAX] = t;                                                                       \
+		flags_put(&c->rflags, a, FLAGS_ARITH);                                                 \
+		return;                                                                                \
+	miss:                                                                                          \
+		cas##SZ##_miss(c, i, lin);                                                             \
+		return;                                                                                \
+	bad:                                                                                           \
+		access_bad(c);                                                                         \
 	}
 #define CAS_OP(SZ, SFX, MOD)                                                                          \
 	CAS_FN(SZ, SFX, MOD)                                                                          \
@@ -221,16 +220,16 @@ static void op_cmpxchg16b(struct engine_cpu *c, const struct insn *i)
 
 	if (unlikely(lin & 15))
 		goto miss;
-	__asm__ goto volatile(
-	    "771: cmpq %[tag], %c[wt](%[e])\n\t"
-	    "jne %l[miss]\n\t"
-	    "movq %c[ad](%[e]), %[e2]\n\t"
-	    "lock cmpxchg16b (%[e2],%[lin])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")
-	    : "+&a"(lo), "+&d"(hi), [e2] "=&r"(tag), "=@ccz"(equal)
-	    : [e] "r"(e), [tag] "r"(tag), [wt] "i"(offsetof(struct tlb_entry, wtag)),
-	      [ad] "i"(offsetof(struct tlb_entry, addend)), [lin] "r"(lin), "b"(c->gpr[RBX]), "c"(c->gpr[RCX])
-	    : "memory"
-	    : miss, bad);
+	ASM_GOTO("771: cmpq %[tag], %c[wt](%[e])\n\t"
+		 "jne %l[miss]\n\t"
+		 "movq %c[ad](%[e]), %[e2]\n\t"
+		 "lock cmpxchg16b (%[e2],%[lin])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")
+		 : "+&a"(lo), "+&d"(hi), [e2] "=&r"(tag), "=@ccz"(equal)
+		 : [e] "r"(e), [tag] "r"(tag), [wt] "i"(offsetof(struct tlb_entry, wtag)),
+		   [ad] "i"(offsetof(struct tlb_entry, addend)), [lin] "r"(lin), "b"(c->gpr[RBX]),
+		   "c"(c->gpr[RCX])
+		 : "memory"
+		 : miss, bad);
 	c->rflags = equal ? c->rflags | FLAG_ZF : c->rflags & ~FLAG_ZF;
 	if (!equal) {
 		c->gpr[RAX] = lo;

@@ -24,25 +24,25 @@
 		BIT_BODY(SZ / 8, LOCK #NAME SFX " %" MOD "[b], (%%rax)", LOCKED, NAME##SZ) \
 		flags_put(&c->rflags, ax, FLAG_CF);                                        \
 	}
-#define BIT_BODY(SIZE, TEXT, LOCKED, FN)                                                                    \
-	struct tlb_entry *e = TLB_AT(c, at);                                                                \
-	uint64_t tag = TLB_TAG(c, at, SIZE);                                                                \
-	unsigned ax;                                                                                        \
-                                                                                                            \
-	__asm__ goto volatile("771: cmpq %[tag], %c[wt](%[e])\n\t"                                          \
-			      "jne %l[miss]\n\t"                                                            \
-			      "movq %c[ad](%[e]), %%rax\n\taddq %[lin], %%rax\n\t" TEXT "\n772: " LAHF_SETO \
-			      "\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                              \
-			      : "=&a"(ax)                                                                   \
-			      : TLB_OPERANDS(e, tag), [lin] "r"(at), [b] "r"(b)                             \
-			      : "cc", "memory"                                                              \
-			      : miss, bad);                                                                 \
-	goto done;                                                                                          \
-	miss:                                                                                               \
-	access_rmw(c, i, at, SIZE, FN, b, LOCKED);                                                          \
-	return;                                                                                             \
-	bad:                                                                                                \
-	access_bad(c);                                                                                      \
+#define BIT_BODY(SIZE, TEXT, LOCKED, FN)                                                       \
+	struct tlb_entry *e = TLB_AT(c, at);                                                   \
+	uint64_t tag = TLB_TAG(c, at, SIZE);                                                   \
+	unsigned ax;                                                                           \
+                                                                                               \
+	ASM_GOTO("771: cmpq %[tag], %c[wt](%[e])\n\t"                                          \
+		 "jne %l[miss]\n\t"                                                            \
+		 "movq %c[ad](%[e]), %%rax\n\taddq %[lin], %%rax\n\t" TEXT "\n772: " LAHF_SETO \
+		 "\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                              \
+		 : "=&a"(ax)                                                                   \
+		 : TLB_OPERANDS(e, tag), [lin] "r"(at), [b] "r"(b)                             \
+		 : "cc", "memory"                                                              \
+		 : miss, bad);                                                                 \
+	goto done;                                                                             \
+	miss:                                                                                  \
+	access_rmw(c, i, at, SIZE, FN, b, LOCKED);                                             \
+	return;                                                                                \
+	bad:                                                                                   \
+	access_bad(c);                                                                         \
 	done:
 
 /* The word that holds the bit, and the bit's number in it: a register index reaches outside the operand. */

@@ -290,21 +290,19 @@ bool engine_translate(struct engine_cpu *c, uint64_t linear, uint64_t *gpa, bool
 static int rmw8(struct engine_cpu *c, uint64_t seq, uint8_t *p, uint8_t and, uint8_t or)
 {
 	if (or)
-		__asm__ goto(
-		    WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\t"
-							  "jne %l[moved]\n\tlock orb %[v], (%[p])\n2:"
-		    :
-		    : [seq] "r"(seq), [cur] "m"(c->revoke_seq), [p] "r"(p), [v] "q"(or)
-		    : "cc", "memory"
-		    : fault, moved);
+		ASM_GOTO(WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\t"
+							       "jne %l[moved]\n\tlock orb %[v], (%[p])\n2:"
+			 :
+			 : [seq] "r"(seq), [cur] "m"(c->revoke_seq), [p] "r"(p), [v] "q"(or)
+			 : "cc", "memory"
+			 : fault, moved);
 	else
-		__asm__ goto(
-		    WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\t"
-							  "jne %l[moved]\n\tlock andb %[v], (%[p])\n2:"
-		    :
-		    : [seq] "r"(seq), [cur] "m"(c->revoke_seq), [p] "r"(p), [v] "q"(and)
-		    : "cc", "memory"
-		    : fault, moved);
+		ASM_GOTO(WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\t"
+							       "jne %l[moved]\n\tlock andb %[v], (%[p])\n2:"
+			 :
+			 : [seq] "r"(seq), [cur] "m"(c->revoke_seq), [p] "r"(p), [v] "q"(and)
+			 : "cc", "memory"
+			 : fault, moved);
 	return 0;
 moved:
 	return 1;

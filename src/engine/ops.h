@@ -83,26 +83,26 @@ static inline unsigned size_index(unsigned bits)
  * the second operand (register %b, %w, %k or %q [b] in TEXT), LOCKED 0 or 1, FN the pure function for what
  * the TLB does not know. Leaves the flags in ax and falls out; the miss path returns from the handler.
  */
-#define RMW_BODY(SIZE, TEXT, LOCKED, FN, CONSTRAINT)                                                         \
-	uint64_t lin = ea_linear(c, i, SIZE, true);                                                          \
-	struct tlb_entry *e = TLB_AT(c, lin);                                                                \
-	uint64_t tag = TLB_TAG(c, lin, SIZE);                                                                \
-	unsigned ax;                                                                                         \
-                                                                                                             \
-	__asm__ goto volatile("771: cmpq %[tag], %c[wt](%[e])\n\t"                                           \
-			      "jne %l[miss]\n\t"                                                             \
-			      "movq %c[ad](%[e]), %%rax\n\taddq %[lin], %%rax\n\t" TEXT "\n772: " LAHF_SETO  \
-			      "\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                               \
-			      : "=&a"(ax)                                                                    \
-			      : TLB_OPERANDS(e, tag), [lin] "r"(lin), [b] CONSTRAINT(b), [fl] "r"(c->rflags) \
-			      : "cc", "memory"                                                               \
-			      : miss, bad);                                                                  \
-	goto done;                                                                                           \
-	miss:                                                                                                \
-	access_rmw(c, i, lin, SIZE, FN, b, LOCKED);                                                          \
-	return;                                                                                              \
-	bad:                                                                                                 \
-	access_bad(c);                                                                                       \
+#define RMW_BODY(SIZE, TEXT, LOCKED, FN, CONSTRAINT)                                            \
+	uint64_t lin = ea_linear(c, i, SIZE, true);                                             \
+	struct tlb_entry *e = TLB_AT(c, lin);                                                   \
+	uint64_t tag = TLB_TAG(c, lin, SIZE);                                                   \
+	unsigned ax;                                                                            \
+                                                                                                \
+	ASM_GOTO("771: cmpq %[tag], %c[wt](%[e])\n\t"                                           \
+		 "jne %l[miss]\n\t"                                                             \
+		 "movq %c[ad](%[e]), %%rax\n\taddq %[lin], %%rax\n\t" TEXT "\n772: " LAHF_SETO  \
+		 "\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                               \
+		 : "=&a"(ax)                                                                    \
+		 : TLB_OPERANDS(e, tag), [lin] "r"(lin), [b] CONSTRAINT(b), [fl] "r"(c->rflags) \
+		 : "cc", "memory"                                                               \
+		 : miss, bad);                                                                  \
+	goto done;                                                                              \
+	miss:                                                                                   \
+	access_rmw(c, i, lin, SIZE, FN, b, LOCKED);                                             \
+	return;                                                                                 \
+	bad:                                                                                    \
+	access_bad(c);                                                                          \
 	done:
 
 /* For stack accesses: names SS for a non-canonical address. */

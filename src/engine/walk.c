@@ -15,12 +15,12 @@ static enum win win_ld64(struct engine_cpu *c, uint64_t seq, const void *p, uint
 {
 	uint64_t v;
 
-	__asm__ goto(WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\tjne %l[moved]\n\t"
-							   "movq (%[p]), %[v]\n2:"
-		     : [v] "=&r"(v)
-		     : [seq] "r"(seq), [cur] "m"(c->revoke_seq), [p] "r"(p)
-		     : "cc", "memory"
-		     : fault, moved);
+	ASM_GOTO(WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\tjne %l[moved]\n\t"
+						       "movq (%[p]), %[v]\n2:"
+		 : [v] "=&r"(v)
+		 : [seq] "r"(seq), [cur] "m"(c->revoke_seq), [p] "r"(p)
+		 : "cc", "memory"
+		 : fault, moved);
 	*out = v;
 	return WIN_OK;
 fault:
@@ -33,12 +33,12 @@ static enum win win_ld32(struct engine_cpu *c, uint64_t seq, const void *p, uint
 {
 	uint32_t v;
 
-	__asm__ goto(WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\tjne %l[moved]\n\t"
-							   "movl (%[p]), %[v]\n2:"
-		     : [v] "=&r"(v)
-		     : [seq] "r"(seq), [cur] "m"(c->revoke_seq), [p] "r"(p)
-		     : "cc", "memory"
-		     : fault, moved);
+	ASM_GOTO(WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\tjne %l[moved]\n\t"
+						       "movl (%[p]), %[v]\n2:"
+		 : [v] "=&r"(v)
+		 : [seq] "r"(seq), [cur] "m"(c->revoke_seq), [p] "r"(p)
+		 : "cc", "memory"
+		 : fault, moved);
 	*out = v;
 	return WIN_OK;
 fault:
@@ -52,7 +52,7 @@ static enum win win_update(struct engine_cpu *c, uint64_t seq, void *p, uint64_t
 			   bool narrow)
 {
 	if (narrow)
-		__asm__ goto(
+		ASM_GOTO(
 		    WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\t"
 							  "jne %l[moved]\n\tmovl %k[old], %%eax\n\t"
 							  "lock cmpxchgl %k[val], (%[p])\n2:\t"
@@ -62,7 +62,7 @@ static enum win win_update(struct engine_cpu *c, uint64_t seq, void *p, uint64_t
 		    : "cc", "memory", "rax"
 		    : fault, moved);
 	else
-		__asm__ goto(
+		ASM_GOTO(
 		    WINDOW("1f", "2f", "%l[fault]", "1f") "1:\tcmpq %[cur], %[seq]\n\t"
 							  "jne %l[moved]\n\tmovq %[old], %%rax\n\t"
 							  "lock cmpxchgq %[val], (%[p])\n2:\t"
