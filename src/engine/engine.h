@@ -22,8 +22,8 @@ struct engine_cpu;
 enum engine_fill { FILL_FIXED, FILL_MMIO, FILL_READONLY, FILL_RETRY, FILL_BADHOST };
 
 struct engine_page {
-	uint8_t *host;	/* start of the 4 KiB page */
-	bool writable;	/* until the next engine_revoke */
+	uint8_t *host; /* start of the 4 KiB page */
+	bool writable; /* until the next engine_revoke */
 	uint64_t id;
 };
 
@@ -40,18 +40,20 @@ struct engine_port {
 	enum engine_fill (*fill)(void *ctx, uint64_t gpa, bool write, struct engine_page *page);
 	/* len 1..8, not crossing a page. A re-executed instruction asks again, in the same order. */
 	enum engine_status (*mmio)(void *ctx, uint64_t gpa, void *data, unsigned len, bool write);
-	enum engine_status (*pio)(void *ctx, uint16_t port, void *data, unsigned size, unsigned count, bool write);
-	enum engine_status (*cpuid)(void *ctx, uint32_t regs[4]); /* in: eax, -, ecx, -; out: eax ebx ecx edx */
+	enum engine_status (*pio)(void *ctx, uint16_t port, void *data, unsigned size, unsigned count,
+				  bool write);
+	enum engine_status (*cpuid)(void *ctx,
+				    uint32_t regs[4]); /* in: eax, -, ecx, -; out: eax ebx ecx edx */
 	/* MSRs that the engine does not own. */
 	enum engine_status (*rdmsr)(void *ctx, uint32_t index, uint64_t *value);
 	enum engine_status (*wrmsr)(void *ctx, uint32_t index, uint64_t value);
 	enum engine_status (*rdpmc)(void *ctx, uint32_t index, uint64_t *value);
 	enum engine_status (*cr8)(void *ctx, uint64_t *value, bool write);
 	uint64_t (*tsc)(void *ctx);
-	enum engine_status (*hypercall)(void *ctx);		/* VMCALL, VMMCALL: registers by engine_get/set_regs */
-	enum engine_status (*mwait)(void *ctx, bool monitor);	/* OK: a NOP */
-	enum engine_status (*rsm)(void *ctx);			/* the port restores all state, then OK */
-	void (*iret)(void *ctx);				/* an IRET completed: NMIs open again */
+	enum engine_status (*hypercall)(void *ctx); /* VMCALL, VMMCALL: registers by engine_get/set_regs */
+	enum engine_status (*mwait)(void *ctx, bool monitor); /* OK: a NOP */
+	enum engine_status (*rsm)(void *ctx);		      /* the port restores all state, then OK */
+	void (*iret)(void *ctx);			      /* an IRET completed: NMIs open again */
 	/* The exit word is set: true = leave with ENGINE_EXIT_POLL, at an instruction boundary. */
 	bool (*poll)(void *ctx);
 };
@@ -86,7 +88,8 @@ uint32_t engine_xsave_size(uint64_t components, bool compacted);
 
 int engine_code_create(struct engine_code **out);
 void engine_code_destroy(struct engine_code *code);
-int engine_cpu_create(struct engine_cpu **out, struct engine_code *code, const struct engine_port *port, void *ctx);
+int engine_cpu_create(struct engine_cpu **out, struct engine_code *code, const struct engine_port *port,
+		      void *ctx);
 void engine_cpu_destroy(struct engine_cpu *c);
 /* Power-on or INIT state (SDM 3A table 9-1). */
 void engine_reset(struct engine_cpu *c, bool init);
@@ -94,7 +97,8 @@ void engine_set_features(struct engine_cpu *c, const struct engine_features *f);
 
 /* Runs until an exit. The caller is inside base_sig_run_begin/end with engine_kick as its kick. */
 enum engine_exit engine_run(struct engine_cpu *c);
-/* Executes exactly one instruction (finishing one that stopped), then ENGINE_EXIT_STEPPED; or another exit. */
+/* Executes exactly one instruction (finishing one that stopped), then ENGINE_EXIT_STEPPED; or another exit.
+ */
 enum engine_exit engine_step(struct engine_cpu *c);
 
 /* The word that makes engine_run call port->poll at the next boundary: set to 1 by anybody. Any thread. */
