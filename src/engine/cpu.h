@@ -127,18 +127,16 @@ struct insn {
 	uint64_t imm; /* sign-extended as the instruction says; of a relative branch the target RIP */
 	int64_t
 	    disp; /* of the memory operand (RIP-relative in 64-bit mode: made absolute), or the far offset */
+	uint32_t next; /* byte offset in the cache of what was executed behind this one last time */
 	uint8_t len;
 	uint8_t ea_base, ea_index, ea_seg; /* ea.c's own: what to add, as uint64_t indices from c->gpr */
 	uint8_t scale;			   /* shift: 0..3 */
 	uint8_t ea_kind;		   /* ea.c's own: EA_* */
-	uint8_t dst, src;  /* integer handlers' own: byte offsets of register operands from c->gpr */
-	uint16_t len_mask; /* one bit for each byte of the instruction */
-	uint8_t opsize;	   /* 1 2 4 8: effective operand size */
-	uint8_t adsize;	   /* 2 4 8 */
-	uint8_t seg;	   /* enum seg of the memory operand, overrides applied */
-	uint8_t cc;	   /* condition of Jcc, SETcc, CMOVcc */
-	uint8_t op;	   /* for the handler's own use */
-	uint8_t rep;	   /* enum rep */
+	uint8_t dst, src; /* integer handlers' own: byte offsets of register operands from c->gpr */
+	uint8_t opsize;	  /* 1 2 4 8: effective operand size */
+	uint8_t adsize;	  /* 2 4 8 */
+	uint8_t cc;	  /* condition of Jcc, SETcc, CMOVcc */
+	uint8_t op;	  /* for the handler's own use */
 	/* -- behind the first cache line -- */
 	void *extra; /* the handler's: a generated stub (vector); owned by engine_code */
 	uint16_t mode_key;
@@ -148,7 +146,9 @@ struct insn {
 	uint8_t reg, rm;    /* ModRM.reg and .rm with REX, as gpr numbers; AH..BH are 16 + 0..3 */
 	bool mem;	    /* rm operand is memory */
 	bool lock;
-	uint8_t pad[44];
+	uint8_t seg; /* enum seg of the memory operand, overrides applied */
+	uint8_t rep; /* enum rep */
+	uint8_t pad[42];
 } __attribute__((aligned(128)));
 
 /* Translation cache: one entry per linear page (direct-mapped). A tag that cannot match is ~0. */
@@ -257,11 +257,11 @@ struct engine_cpu {
 #define SLOW_SHADOW 2
 #define SLOW_BREAK  4 /* DR7 or guest-debug breakpoints armed */
 #define SLOW_RF	    8
-#define SLOW_STEP   16 /* engine_step */
 #define SLOW_WINDOW 32 /* want_window */
-#define SLOW_AC	    64 /* alignment is checked: CR0.AM, RFLAGS.AC, CPL 3 (set where RFLAGS, CR0 or CPL change) \
-			*/
-#define MODE_REAL 8    /* mode_key */
+#define SLOW_AC                                                                                             \
+	64	    /* alignment is checked: CR0.AM, RFLAGS.AC, CPL 3 (set where RFLAGS, CR0 or CPL change) \
+		     */
+#define MODE_REAL 8 /* mode_key */
 
 static inline void fetch_forget(struct engine_cpu *c)
 {

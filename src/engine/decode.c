@@ -81,7 +81,8 @@ static bool is_ip(ZydisRegister reg)
 /* Their destination is ES:rDI, which no prefix overrides. */
 static bool is_string(const struct insn_decoded *d)
 {
-	return d->in.meta.category == ZYDIS_CATEGORY_STRINGOP || d->in.meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
+	return d->in.meta.category == ZYDIS_CATEGORY_STRINGOP ||
+	       d->in.meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
 }
 
 /* The operand that i->seg, base, index, disp describe: ModRM's or moffs, else the overridable implicit one.
@@ -105,7 +106,8 @@ static const ZydisDecodedOperand *memory_operand(const struct insn_decoded *d)
 	return found;
 }
 
-/* SIB base 5 with mod 0 is a displacement alone; Zydis 4.0 overlooks it for R13D under an address-size prefix. */
+/* SIB base 5 with mod 0 is a displacement alone; Zydis 4.0 overlooks it for R13D under an address-size
+ * prefix. */
 static bool no_base(const struct insn_decoded *d)
 {
 	return d->in.attributes & ZYDIS_ATTRIB_HAS_SIB && d->in.raw.modrm.mod == 0 && d->in.raw.sib.base == 5;
@@ -247,7 +249,6 @@ static void set_bytes(struct insn *i, const uint8_t *bytes, unsigned len)
 	memset(i->bytes, 0, sizeof(i->bytes));
 	memcpy(i->bytes, bytes, len);
 	i->len = len;
-	i->len_mask = BIT(len) - 1;
 }
 
 enum decode decode_bytes(struct engine_cpu *c, struct insn *i, const uint8_t *bytes, unsigned n)

@@ -218,23 +218,31 @@ static inline bool fetch_fast(struct engine_cpu *c, __m128i *bytes)
 	uint64_t t;
 	__m128i v;
 
-	__asm__ goto volatile("771: movq %[rip], %[t]\n\t"
-			      "subq %[start], %[t]\n\t"
-			      "cmpq %[len], %[t]\n\t"
-			      "jae %l[miss]\n\t"
-			      "addq %[host], %[t]\n\t"
-			      "movdqu (%[t]), %[v]\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")
-			      : [t] "=&r"(t), [v] "=&x"(v)
-			      : [rip] "r"(c->rip), [start] "m"(c->fetch_start), [len] "m"(c->fetch_len),
-				[host] "m"(c->fetch_host)
-			      : "cc"
-			      : miss, bad);
+	ASM_GOTO("771: movq %[rip], %[t]\n\t"
+		 "subq %[start], %[t]\n\t"
+		 "cmpq %[len], %[t]\n\t"
+		 "jae %l[miss]\n\t"
+		 "addq %[host], %[t]\n\t"
+		 "movdqu (%[t]), %[v]\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")
+		 : [t] "=&r"(t), [v] "=&x"(v)
+		 : [rip] "r"(c->rip), [start] "m"(c->fetch_start), [len] "m"(c->fetch_len),
+		   [host] "m"(c->fetch_host)
+		 : "cc"
+		 : miss, bad);
 	*bytes = v;
 	return true;
 miss:
 	return false;
 bad:
 	access_bad(c);
+}
+
+/* Do the bytes that were read begin with the instruction's? */
+static inline bool same_bytes(const struct insn *i, __m128i bytes)
+{
+	unsigned differ = ~_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, *(const __m128i *)i->bytes));
+
+	return likely(__builtin_ctz(differ) >= i->len);
 }
 
 /* Everything but a hit in the current page; may raise. */
@@ -246,12 +254,8 @@ static __attribute__((noinline)) struct insn *insn_slow(struct engine_cpu *c)
 
 	if (!fetch_fast(c, &v) && (!fetch_refill(c) || !fetch_fast(c, &v)))
 		return insn_at_edge(c);
-	if (i->key == (c->rip ^ c->fetch_mode)) {
-		unsigned same = _mm_movemask_epi8(_mm_cmpeq_epi8(v, *(const __m128i *)i->bytes));
-
-		if ((same & i->len_mask) == i->len_mask)
-			return i;
-	}
+	if (i->key == (c->rip ^ c->fetch_mode) && same_bytes(i, v))
+		return i;
 	memcpy(buf, &v, 16);
 	if (!decode_into(c, i, buf, 15))
 		engine_raise_err(c, EXC_GP, 0);
@@ -261,15 +265,31 @@ static __attribute__((noinline)) struct insn *insn_slow(struct engine_cpu *c)
 static inline struct insn *insn_find(struct engine_cpu *c)
 {
 	struct insn *i = icache_slot(c, c->rip);
-	unsigned same;
 	__m128i v;
 
-	if (unlikely(!fetch_fast(c, &v) || i->key != (c->rip ^ c->fetch_mode)))
-		return insn_slow(c);
-	same = _mm_movemask_epi8(_mm_cmpeq_epi8(v, *(const __m128i *)i->bytes));
-	if (unlikely((same & i->len_mask) != i->len_mask))
+	if (unlikely(!fetch_fast(c, &v)) || i->key != (c->rip ^ c->fetch_mode) || !same_bytes(i, v))
 		return insn_slow(c);
 	return i;
+}
+
+/*
+ * The same, but looks first at what followed `prev` last time: that load does not wait for RIP to be known
+ * and hashed, which is the longest chain of the loop.
+ */
+static inline struct insn *insn_after(struct engine_cpu *c, struct insn *prev)
+{
+	struct insn *i = (struct insn *)((char *)c->icache + prev->next);
+	__m128i v;
+
+	if (unlikely(!fetch_fast(c, &v)))
+		return insn_slow(c);
+	if (unlikely(i->key != (c->rip ^ c->fetch_mode))) {
+		i = icache_slot(c, c->rip);
+		prev->next = (char *)i - (char *)c->icache;
+		if (unlikely(i->key != (c->rip ^ c->fetch_mode)))
+			return insn_slow(c);
+	}
+	return same_bytes(i, v) ? i : insn_slow(c);
 }
 
 /* -- The loops -- */
@@ -282,9 +302,10 @@ static inline bool boundary_calm(const struct engine_cpu *c)
 /* Runs until a boundary needs attention. */
 static __attribute__((noinline)) void run_fast(struct engine_cpu *c)
 {
-	while (boundary_calm(c)) {
-		const struct insn *i = insn_find(c);
+	struct insn *i = c->icache; /* any: the first guess is checked as all are */
 
+	while (boundary_calm(c)) {
+		i = insn_after(c, i);
 		c->next_rip = (c->rip + i->len) & c->ip_mask;
 		i->exec(c, i);
 		c->rip = c->next_rip;
