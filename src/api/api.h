@@ -28,8 +28,6 @@ long api_mmap(struct api_file *f, int fd, void *addr, size_t len, int prot, int 
 /* munmap(2), after which a file whose last reference was the mapping has been released. */
 long api_munmap(void *addr, size_t len);
 
-/* True for an fd in the cache of ours; no system call. */
-bool api_is_fd(int fd);
 /* True for an open /dev/kvm of ours. */
 bool api_is_system(int fd);
 

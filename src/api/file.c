@@ -365,11 +365,6 @@ struct api_file *api_get(int fd)
 	return files_live() ? get_by_inode(fd) : NULL;
 }
 
-bool api_is_fd(int fd)
-{
-	return table_get(fd) != NULL;
-}
-
 bool api_is_system(int fd)
 {
 	struct api_file *f = table_get(fd);

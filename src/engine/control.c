@@ -107,15 +107,6 @@ void control_set_cr4(struct engine_cpu *c, uint64_t val)
 		debug_update(c);
 }
 
-/* -- EFER -- */
-
-/* WRMSR of EFER; raises #GP. LMA is not writable. */
-void control_set_efer(struct engine_cpu *c, uint64_t val)
-{
-	if (engine_set_msr(c, 0xc0000080, val, false))
-		gp0(c);
-}
-
 /* -- Instructions: control registers -- */
 
 static void write_cr8(struct engine_cpu *c, uint64_t val)

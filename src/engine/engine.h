@@ -128,7 +128,6 @@ void engine_get_xsave(const struct engine_cpu *c, void *area, uint32_t size);
 int engine_set_xsave(struct engine_cpu *c, const void *area, uint32_t size);
 uint64_t engine_get_xcr0(const struct engine_cpu *c);
 int engine_set_xcr0(struct engine_cpu *c, uint64_t value);
-uint32_t engine_get_pkru(const struct engine_cpu *c);
 /* MSRs that the engine owns: EFER STAR LSTAR CSTAR SFMASK FS/GS/KERNEL_GS_BASE SYSENTER_* TSC_AUX XSS PAT.
  * -ENOENT: not one of them. set: -EINVAL = #GP; host = the VMM's KVM_SET_MSRS, which may do more. */
 int engine_get_msr(const struct engine_cpu *c, uint32_t index, uint64_t *value);

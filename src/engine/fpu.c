@@ -341,8 +341,3 @@ int engine_set_xcr0(struct engine_cpu *c, uint64_t v)
 	c->xcr0 = v;
 	return 0;
 }
-
-uint32_t engine_get_pkru(const struct engine_cpu *c)
-{
-	return c->fpu->pkru;
-}

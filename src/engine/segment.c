@@ -92,11 +92,6 @@ bool control_is_canonical(const struct engine_cpu *c, uint64_t lin)
 	return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
 }
 
-bool seg_is_canonical(const struct engine_cpu *c, uint64_t lin)
-{
-	return control_is_canonical(c, lin);
-}
-
 bool seg_stack_ok(const struct engine_cpu *c, const struct engine_seg *ss, bool wide, uint64_t off,
 		  unsigned len)
 {

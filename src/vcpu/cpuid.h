@@ -16,7 +16,4 @@ struct vcpu_cpuid {
 	struct engine_features feat;
 };
 
-/* The host's CPUID as this library offers it; filled once by cpuid_init. */
-const struct kvm_cpuid_entry2 *cpuid_offered(unsigned *n);
-
 #endif

@@ -58,12 +58,6 @@ static const struct {
 static struct kvm_cpuid_entry2 offered[MAX_OFFERED];
 static unsigned noffered;
 
-const struct kvm_cpuid_entry2 *cpuid_offered(unsigned *n)
-{
-	*n = noffered;
-	return offered;
-}
-
 static uint32_t *reg_of(struct kvm_cpuid_entry2 *e, unsigned reg)
 {
 	return reg == 0 ? &e->eax : reg == 1 ? &e->ebx : reg == 2 ? &e->ecx : &e->edx;

@@ -364,7 +364,6 @@ static int choose(struct vcpu *v)
 	v->ev.irq.injected = true;
 	v->ev.irq.soft = false;
 	v->ev.irq.vector = vector;
-	vcpu_request_quiet(v, VCPU_REQ_PV_EOI);
 	return AGAIN;
 }
 

@@ -25,8 +25,6 @@
 #define VCPU_REQ_EVENT	      BIT(0) /* an interrupt may have become deliverable */
 #define VCPU_REQ_NMI	      BIT(1) /* nmi_queued went up */
 #define VCPU_REQ_SMI	      BIT(2)
-#define VCPU_REQ_INIT	      BIT(3)
-#define VCPU_REQ_SIPI	      BIT(4)
 #define VCPU_REQ_REVOKE	      BIT(5) /* host pointers must be dropped before guest code runs */
 #define VCPU_REQ_EOI_EXIT     BIT(6) /* KVM_EXIT_IOAPIC_EOI for eoi_vectors */
 #define VCPU_REQ_TPR_REPORT   BIT(7) /* KVM_EXIT_TPR_ACCESS */
@@ -34,8 +32,6 @@
 #define VCPU_REQ_TLB_FLUSH    BIT(9)  /* drop cached translations */
 #define VCPU_REQ_CLOCK	      BIT(16) /* clock.c, pv.c: rewrite the guest's kvmclock page */
 #define VCPU_REQ_STEAL	      BIT(17) /* pv.c: rewrite steal time */
-#define VCPU_REQ_PV_EOI	      BIT(18) /* pv.c */
-#define VCPU_REQ_PV	      (VCPU_REQ_CLOCK | VCPU_REQ_STEAL | VCPU_REQ_PV_EOI)
 
 /* An exception on its way to the guest, as KVM_GET_VCPU_EVENTS tells it. */
 struct vcpu_exception {

@@ -15,7 +15,6 @@
 #include "mem/mem.h"
 
 #define VCPU_MAX	    1024 /* KVM_CAP_MAX_VCPUS */
-#define VCPU_RECOMMENDED    0	 /* KVM_CAP_NR_VCPUS: the number of host CPUs */
 #define VCPU_MAX_CPUID	    256
 #define VCPU_MCE_BANKS	    32	      /* KVM_CAP_MCE */
 #define VCPU_IO_PAGE_OFFSET PAGE_SIZE /* PIO data, in the vCPU's mapping */
