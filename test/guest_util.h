@@ -135,14 +135,21 @@ static inline void gu_sregs(struct gu *g)
 	ku_set_sregs(&g->cpu, &s);
 }
 
-static inline void gu_start(struct gu *g, enum gu_mode mode)
+/* As gu_start, with our interrupt controllers. */
+static inline void gu_start_chips(struct gu *g, enum gu_mode mode, bool chips)
 {
 	*g = (struct gu){.mode = mode};
 	ku_vm_create(&g->vm, GU_RAM);
+	KU_CHECK(!chips || ioctl(g->vm.fd, KVM_CREATE_IRQCHIP, 0) == 0);
 	ku_vcpu_create(&g->vm, 0, &g->cpu);
 	gu_tables(g);
 	gu_paging(g);
 	gu_sregs(g);
+}
+
+static inline void gu_start(struct gu *g, enum gu_mode mode)
+{
+	gu_start_chips(g, mode, false);
 }
 
 static inline void gu_end(struct gu *g)
@@ -168,6 +175,9 @@ static inline void gu_code(struct gu *g, const void *code, size_t len, unsigned 
 	memcpy(g->vm.ram + GU_CODE, code, len);
 	ku_reset_regs(&g->cpu, GU_CODE, cpl == 3 ? GU_STACK3 : GU_STACK0);
 }
+
+/* gu_code of a KU_ASM program, at CPL 0. */
+#define GU_ASM(g, name) gu_code(g, name, (size_t)(name##_end - (name)), 0)
 
 /* Runs to the next trap and reads its frame; false if something else ended the run. */
 static inline bool gu_trap(struct gu *g, struct gu_trap *t)
@@ -198,6 +208,12 @@ static inline void gu_map(struct gu *g, unsigned n, uint64_t bits)
 {
 	((uint64_t *)(g->vm.ram + GU_PT))[n] = bits ? (GU_FRAMES + n * 4096) | bits : 0;
 	gu_sregs(g);
+}
+
+/* Makes the window's page n show the guest-physical page, writable to all. No vCPU is running. */
+static inline void gu_window(struct gu *g, unsigned n, uint64_t gpa)
+{
+	((uint64_t *)(g->vm.ram + GU_PT))[n] = gpa | 0x67;
 }
 
 #endif

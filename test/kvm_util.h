@@ -52,6 +52,12 @@ struct ku_vcpu {
 		}                                                                                       \
 	} while (0)
 
+/* Guest code in assembly: `name` up to `name_end`, position independent; bits is 16, 32 or 64. */
+#define KU_ASM(name, bits, text)                                                     \
+	extern const uint8_t name[], name##_end[];                                   \
+	__asm__(".pushsection .rodata\n.code" #bits "\n" #name ":\n" text "\n" #name \
+		"_end:\n.code64\n.popsection\n")
+
 /* True on the machine's own KVM: expectations that only userkvm promises are skipped there. */
 static inline bool ku_oracle(void)
 {

@@ -77,6 +77,23 @@ enum raw { RAW_OK, RAW_MOVED, RAW_BAD };
 		return RAW_BAD;                                                                         \
 	}
 
+/* Shows that a byte can be written, by writing it as it is. */
+static enum raw raw_touch(struct engine_cpu *c, void *host, uint64_t seq)
+{
+	ASM_GOTO("771: cmpq %[seq], %[now]\n\t"
+		 "jne %l[moved]\n\t"
+		 "lock orb $0, (%[h])\n772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")
+		 :
+		 : [seq] "r"(seq), [now] "m"(c->revoke_seq), [h] "r"(host)
+		 : "cc", "memory"
+		 : moved, bad);
+	return RAW_OK;
+moved:
+	return RAW_MOVED;
+bad:
+	return RAW_BAD;
+}
+
 RAW_LD(raw_ld8, "movzbl", "k")
 RAW_LD(raw_ld16, "movzwl", "k")
 RAW_LD(raw_ld32, "movl", "k")
@@ -177,12 +194,17 @@ static void piece_translate(struct engine_cpu *c, struct piece *p, unsigned acc)
  * Alignment checks (SDM 3A 6.15, #AC): CR0.AM, RFLAGS.AC, CPL 3; CPUs make them before page faults. While
  * they are on, nothing stays in the TLB, so that every access comes here.
  */
-static void check_alignment(struct engine_cpu *c, uint64_t lin, unsigned len, unsigned acc)
+static inline void check_alignment(struct engine_cpu *c, uint64_t lin, unsigned len, unsigned acc)
 {
 	if (likely(!(c->slow & SLOW_AC)) || (acc & (ACC_SYS | ACC_ANY)))
 		return;
 	if (lin & (len - 1))
 		engine_raise_err(c, EXC_AC, 0);
+}
+
+void access_align(struct engine_cpu *c, uint64_t lin, unsigned size)
+{
+	check_alignment(c, lin, size, 0);
 }
 
 static void tlb_forget(struct engine_cpu *c, uint64_t lin)
@@ -282,10 +304,25 @@ static void piece_io(struct engine_cpu *c, struct piece *p, unsigned acc, uint8_
 	}
 }
 
+/* RAW_BAD if one of a span's two pages has no host memory to write to: nothing is written to the other then.
+ */
+static enum raw span_touch(struct engine_cpu *c, const struct span *s)
+{
+	enum raw r = RAW_OK;
+
+	if (s->n == 1 || !s->p[0].host || !s->p[1].host)
+		return RAW_OK;
+	for (unsigned k = 0; k < 2 && r == RAW_OK; k++)
+		r = raw_touch(c, s->p[k].host, s->p[k].seq);
+	return r;
+}
+
 static void span_io(struct engine_cpu *c, struct span *s, void *buf, bool write)
 {
 	uint8_t *b = buf;
 
+	if (write && unlikely(span_touch(c, s) == RAW_BAD))
+		access_bad(c);
 	for (unsigned k = 0; k < s->n; k++) {
 		struct piece *p = &s->p[k];
 
@@ -426,7 +463,9 @@ static enum raw rmw_frozen(struct engine_cpu *c, struct span *s, rmw_fn fn, uint
 	enum raw r, half = RAW_OK;
 
 	stop_world(c);
-	r = raw_piece(c, lo, buf, false);
+	r = span_touch(c, s);
+	if (r == RAW_OK)
+		r = raw_piece(c, lo, buf, false);
 	if (r == RAW_OK)
 		r = raw_piece(c, hi, buf + lo->len, false);
 	if (r == RAW_OK) {

@@ -133,13 +133,18 @@ uint8_t *mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, uint64_
 
 		if (st == WALK_MOVED)
 			continue;
+		if (st == WALK_BADHOST)
+			engine_leave(c, ENGINE_EXIT_BADHOST);
 		if (st == WALK_FAULT)
 			engine_raise_pf(c, w.lin, fault_code(c, acc, class, &w, false));
 		r = walk_rights(c, &w, class);
 		if (!rights_allow(r, acc))
 			engine_raise_pf(c, w.lin, fault_code(c, acc, class, &w, true));
-		if (walk_set_ad(c, &w, write) == WALK_MOVED)
+		st = walk_set_ad(c, &w, write);
+		if (st == WALK_MOVED)
 			continue;
+		if (st == WALK_BADHOST)
+			engine_leave(c, ENGINE_EXIT_BADHOST);
 		*gpa = w.gpa;
 		*seq = w.seq;
 		switch (walk_page(c, &w, w.gpa, write, &page)) {

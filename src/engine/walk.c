@@ -9,7 +9,8 @@
 
 /* -- Windows on one entry -- */
 
-enum win { WIN_OK, WIN_FAULT, WIN_MOVED };
+/* WIN_FAULT: not memory, or not writable memory; WIN_BAD: the host's mapping is gone. */
+enum win { WIN_OK, WIN_FAULT, WIN_MOVED, WIN_BAD };
 
 static enum win win_ld64(struct engine_cpu *c, uint64_t seq, const void *p, uint64_t *out)
 {
@@ -24,7 +25,7 @@ static enum win win_ld64(struct engine_cpu *c, uint64_t seq, const void *p, uint
 	*out = v;
 	return WIN_OK;
 fault:
-	return WIN_FAULT;
+	return WIN_BAD;
 moved:
 	return WIN_MOVED;
 }
@@ -42,7 +43,7 @@ static enum win win_ld32(struct engine_cpu *c, uint64_t seq, const void *p, uint
 	*out = v;
 	return WIN_OK;
 fault:
-	return WIN_FAULT;
+	return WIN_BAD;
 moved:
 	return WIN_MOVED;
 }
@@ -73,7 +74,7 @@ static enum win win_update(struct engine_cpu *c, uint64_t seq, void *p, uint64_t
 		    : fault, moved);
 	return WIN_OK;
 fault:
-	return WIN_FAULT;
+	return WIN_BAD;
 moved:
 	return WIN_MOVED;
 }
@@ -134,7 +135,7 @@ enum engine_fill walk_page(struct engine_cpu *c, const struct walk *w, uint64_t 
 	return FILL_RETRY;
 }
 
-/* Host address of a table entry. WIN_FAULT: not memory (or not writable, for a write). */
+/* Host address of a table entry. */
 static enum win table_page(struct engine_cpu *c, const struct walk *w, uint64_t gpa, bool write,
 			   uint8_t **host)
 {
@@ -143,6 +144,7 @@ static enum win table_page(struct engine_cpu *c, const struct walk *w, uint64_t 
 	switch (walk_page(c, w, gpa, write, &page)) {
 	case FILL_FIXED: *host = page.host + (gpa & PAGE_OFFSET_MASK); return WIN_OK;
 	case FILL_RETRY: return WIN_MOVED;
+	case FILL_BADHOST: return WIN_BAD;
 	default: return WIN_FAULT;
 	}
 }
@@ -157,6 +159,8 @@ static enum walk_status next_entry(struct engine_cpu *c, struct walk *w, uint64_
 		r = w->narrow ? win_ld32(c, w->seq, host, pte) : win_ld64(c, w->seq, host, pte);
 	if (r == WIN_MOVED)
 		return WALK_MOVED;
+	if (r == WIN_BAD)
+		return WALK_BADHOST;
 	if (r == WIN_FAULT || !(*pte & PTE_P))
 		return WALK_FAULT;
 	w->level[w->n].gpa = gpa;
@@ -180,6 +184,8 @@ enum walk_status walk_set_ad(struct engine_cpu *c, struct walk *w, bool write)
 			r = win_update(c, w->seq, host, old, val, w->narrow);
 		if (r == WIN_MOVED)
 			return WALK_MOVED;
+		if (r == WIN_BAD)
+			return WALK_BADHOST;
 		if (r == WIN_OK && last && write)
 			w->dirty = true;
 	}
@@ -318,7 +324,7 @@ bool mmu_load_pdptrs(struct engine_cpu *c, uint64_t cr3, uint64_t out[4])
 		r = table_page(c, &w, (cr3 & 0xffffffe0) + k * 8, false, &host);
 		if (r == WIN_OK)
 			r = win_ld64(c, w.seq, host, &val[k]);
-		if (r == WIN_FAULT || (r == WIN_OK && (val[k] & PTE_P) && (val[k] & rsvd)))
+		if (r == WIN_FAULT || r == WIN_BAD || (r == WIN_OK && (val[k] & PTE_P) && (val[k] & rsvd)))
 			return false;
 		k += r == WIN_OK;
 	}

@@ -11,7 +11,6 @@
 #define PTE_A	BIT(5)
 #define PTE_D	BIT(6)
 #define PTE_PS	BIT(7)
-#define PTE_G	BIT(8)
 #define PTE_NX	BIT(63)
 #define PF_P	1u
 #define PF_W	2u
@@ -21,8 +20,9 @@
 
 enum walk_status {
 	WALK_OK,
-	WALK_FAULT, /* not present, or reserved bits: walk.rsvd */
-	WALK_MOVED, /* host pointers were revoked, or an entry changed: walk again */
+	WALK_FAULT,   /* not present, or reserved bits: walk.rsvd */
+	WALK_MOVED,   /* host pointers were revoked, or an entry changed: walk again */
+	WALK_BADHOST, /* a table's host memory is gone: nothing that the guest did */
 };
 
 struct walk {
