@@ -186,6 +186,12 @@ static bool same_meaning(const struct canon *out, const struct insn_decoded *d)
 	return true;
 }
 
+/* W would widen registers that are no visible operands (EAX, EDX). */
+static bool hidden_w(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_VPCMPESTRI || m == ZYDIS_MNEMONIC_VPCMPESTRM;
+}
+
 /* Outside 64-bit mode W is ignored by instructions that it would widen to a 64-bit general register. */
 bool canon_make(struct canon *out, const struct insn_decoded *d, const uint8_t *raw)
 {
@@ -193,6 +199,8 @@ bool canon_make(struct canon *out, const struct insn_decoded *d, const uint8_t *
 	bool w = raw_w(&d->in);
 
 	*out = (struct canon){.reg = -1, .rm = -1};
+	if (d->in.machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && hidden_w(d->in.mnemonic))
+		w = false;
 	if (!take_operands(&f, out, d) || !encode(out, d, &f, w, raw))
 		return false;
 	if (d->in.machine_mode == ZYDIS_MACHINE_MODE_LONG_64 || same_meaning(out, d))

@@ -372,6 +372,7 @@ static void take_memory(struct vstub *st, const struct insn_decoded *d, const Zy
 	st->elems = st->mem_len / st->elem_len;
 	st->lanes = lanes_of(d, st->elems);
 	st->align = align_of(d, st);
+	st->no_ac = d->in.mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS || d->in.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH;
 	if (aaa) {
 		st->mask = aaa;
 		st->vmem = masked_kind(d, store, &st->nf);

@@ -148,6 +148,7 @@ static void call_same_level(struct engine_cpu *c, struct desc *d, uint16_t sel, 
 
 	desc_to_seg(d, sel, &cs);
 	far_stack_current(c, &st, 0);
+	st.wide |= c->long_mode && (cs.attr & SEG_L); /* a call to 64-bit code pushes as that does */
 	far_push(c, &st, c->seg[CS].sel, size);
 	far_push(c, &st, c->next_rip, size);
 	far_check_rip(c, &cs, off, 0);
@@ -302,7 +303,7 @@ void far_ret(struct engine_cpu *c, unsigned opsize, uint16_t pop)
 	}
 	far_stack_current(c, &st, 0);
 	off = far_pop(c, &st, opsize);
-	sel = far_pop(c, &st, opsize);
+	sel = far_pop_sel(c, &st, opsize);
 	read_return_cs(c, sel, &cs);
 	to64 = c->long_mode && (cs.attr & SEG_L);
 	if ((sel & 3) == c->cpl) {
@@ -425,10 +426,10 @@ static void iret_protected(struct engine_cpu *c, unsigned opsize)
 	if (outer || c->code64) {
 		sp = far_pop(c, &st, opsize);
 		ss_sel = far_pop(c, &st, opsize);
+		read_return_ss(c, ss_sel, sel & 3, to64, &ss);
 	}
 	far_check_rip(c, &cs, off, 0);
 	if (outer || c->code64) {
-		read_return_ss(c, ss_sel, sel & 3, to64, &ss);
 		set_outer_sp(c, &ss, to64, sp);
 		c->seg[SS] = ss;
 	} else {

@@ -42,6 +42,15 @@ uint64_t far_pop(struct engine_cpu *c, struct far_stack *st, unsigned size)
 	return val;
 }
 
+uint16_t far_pop_sel(struct engine_cpu *c, struct far_stack *st, unsigned size)
+{
+	uint64_t off = st->sp & stack_mask_of(st);
+	uint16_t sel = guest_ld(c, stack_lin(c, st, off, 2), 2);
+
+	stack_move(st, (off + size) & stack_mask_of(st));
+	return sel;
+}
+
 void far_stack_current(struct engine_cpu *c, struct far_stack *st, uint32_t error)
 {
 	*st = (struct far_stack){

@@ -112,6 +112,7 @@ struct vstub {
 	uint8_t mask;	  /* register that holds the mask */
 	bool nf;	  /* masked store without fault suppression */
 	uint8_t align;	  /* #GP(0) unless the linear address is aligned so; 0 or 1: any */
+	bool no_ac;	  /* never checked by RFLAGS.AC */
 	bool mxcsr;	  /* runs with the guest's MXCSR */
 	bool mmx;	  /* enters MMX mode */
 	bool gpr_in_a, gpr_in_b, gpr_out_a, gpr_out_b;
@@ -122,6 +123,12 @@ struct vstub {
 	bool x87_nowait; /* does not look at pending exceptions */
 	uint32_t code;	 /* offset of the code */
 };
+
+static inline bool stub_stores(const struct vstub *st)
+{
+	return st->vmem == VMEM_STORE || st->vmem == VMEM_STORE_MASKED || st->vmem == VMEM_COMPRESS ||
+	       st->vmem == VMEM_STORE_SIGN;
+}
 
 /* -- stub.c: code memory and cache -- */
 /* Reserves the code memory; -errno. Called by engine_init; again in a forked child, which starts afresh. */
@@ -190,6 +197,8 @@ insn_fn gather_select(struct insn *i, const struct insn_decoded *d); /* gather.c
 void op_vector(struct engine_cpu *c, const struct insn *i);
 void op_vector_load(struct engine_cpu *c, const struct insn *i);
 void op_vector_store(struct engine_cpu *c, const struct insn *i);
+/* #AC, where it is on. */
+void vector_ac(struct engine_cpu *c, const struct insn *i, const struct vstub *st);
 /* Runs the stub on staged memory and commits all but MXCSR; raises #XM and #UD. */
 void vector_run(struct engine_cpu *c, const struct insn *i, const struct vstub *st);
 static inline void vector_commit(struct engine_cpu *c, const struct vstub *st)

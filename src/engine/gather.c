@@ -61,9 +61,15 @@ static __attribute__((noinline)) void gather_all(struct engine_cpu *c, const str
 
 	while (g->left) {
 		unsigned n = __builtin_ctzll(g->left);
-		uint64_t v = guest_ld(c, element_linear(c, i, n, false), len);
+		uint64_t lin = element_linear(c, i, n, false);
 
-		memcpy(g->data + n * len, &v, len);
+		if (unlikely(c->slow & SLOW_AC)) { /* elements need no alignment */
+			guest_read(c, lin, g->data + n * len, len);
+		} else {
+			uint64_t v = guest_ld(c, lin, len);
+
+			memcpy(g->data + n * len, &v, len);
+		}
 		g->left &= g->left - 1;
 	}
 }
@@ -126,7 +132,7 @@ static __attribute__((noinline)) void scatter_all(struct engine_cpu *c, const st
 		uint64_t v = 0;
 
 		memcpy(&v, c->fpu->zmm[G_DATA(i)] + n * len, len);
-		guest_st(c, element_linear(c, i, n, true), v, len);
+		guest_write(c, element_linear(c, i, n, true), &v, len);
 		*left &= *left - 1;
 	}
 }
@@ -158,10 +164,13 @@ static void op_scatter(struct engine_cpu *c, const struct insn *i)
 
 static void mask_move(struct engine_cpu *c, const struct insn *i, const uint8_t *data, const uint8_t *mask)
 {
-	uint64_t off = insn_offset(c, i);
+	uint64_t off = insn_offset(c, i), first;
 
 	/* Whether bytes that are not written may fault is the CPU's choice; the host's makes them. */
-	guest_probe(c, seg_linear(c, i->seg, off, MM_LEN(i), true), MM_LEN(i), true);
+	first = seg_linear(c, i->seg, off, MM_LEN(i), true);
+	if (c->slow & SLOW_AC && first & 7)
+		engine_raise_err(c, EXC_AC, 0);
+	guest_probe(c, first, MM_LEN(i), true);
 	for (unsigned n = 0; n < MM_LEN(i); n++) {
 		unsigned from = n;
 		uint64_t lin, at;

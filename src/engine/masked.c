@@ -43,21 +43,33 @@ static uint64_t wanted(const struct engine_fpu *f, const struct vstub *st)
 	}
 }
 
-enum touch { READ, PROBE, WRITE };
+enum touch { CHECK, READ, PROBE, WRITE };
 
 static void touch_run(struct engine_cpu *c, const struct insn *i, const struct vstub *st, unsigned from,
 		      unsigned n, enum touch how)
 {
 	unsigned at = from * st->elem_len, len = n * st->elem_len;
+	bool unchecked = st->elems > 1 && c->slow & SLOW_AC; /* no #AC for parts of a vector */
 	uint64_t off = insn_offset(c, i) + at, lin;
 
 	if (i->adsize < 8)
 		off &= i->adsize == 4 ? 0xffffffff : 0xffff;
-	lin = seg_linear(c, i->seg, off, len, how != READ);
+	lin = seg_linear(c, i->seg, off, len, stub_stores(st));
 	switch (how) {
-	case READ: vmem_ld(c, i, lin, c->fpu->mem + at, len); break;
+	case CHECK: break;
+	case READ:
+		if (unchecked)
+			vaccess_ld(c, i, lin, c->fpu->mem + at, len);
+		else
+			vmem_ld(c, i, lin, c->fpu->mem + at, len);
+		break;
 	case PROBE: guest_probe(c, lin, len, true); break;
-	case WRITE: vmem_st(c, i, lin, c->fpu->mem + at, len); break;
+	case WRITE:
+		if (unchecked)
+			vaccess_st(c, i, lin, c->fpu->mem + at, len);
+		else
+			vmem_st(c, i, lin, c->fpu->mem + at, len);
+		break;
 	}
 }
 
@@ -76,10 +88,12 @@ static void touch(struct engine_cpu *c, const struct insn *i, const struct vstub
 	}
 }
 
-/* Aligned forms check the operand's address if any element is accessed. */
+/* Aligned forms check the operand's address if any element is accessed; #AC is the whole operand's. */
 static void check_align(struct engine_cpu *c, const struct insn *i, const struct vstub *st, uint64_t bits,
 			bool write)
 {
+	if (bits)
+		vector_ac(c, i, st);
 	if (st->align > 1 && bits)
 		vmem_ea(c, i, st->mem_len, st->align, write);
 }
@@ -94,6 +108,8 @@ void op_masked_load(struct engine_cpu *c, const struct insn *i)
 	check_align(c, i, st, bits, false);
 	if (bits != low_bits(st->elems))
 		memset(c->fpu->mem, 0, st->mem_len);
+	touch(c, i, st, bits,
+	      CHECK); /* segment and canonicality of all elements before the first page fault */
 	touch(c, i, st, bits, READ);
 	vector_run(c, i, st);
 	vector_commit(c, st);
@@ -109,6 +125,7 @@ void op_masked_store(struct engine_cpu *c, const struct insn *i)
 	check_align(c, i, st, bits, true);
 	vector_run(c, i, st);
 	vector_commit(c, st);
+	touch(c, i, st, bits, CHECK);
 	if (st->nf)
 		touch(c, i, st, low_bits(st->elems), PROBE);
 	else if (bits & (bits + (bits & -bits)))

@@ -175,7 +175,7 @@ static void store_below(struct engine_cpu *c, uint64_t *sp, uint64_t mask, uint6
 static void op_enter(struct engine_cpu *c, const struct insn *i)
 {
 	uint64_t mask = c->code64 ? ~0ULL : c->stack32 ? 0xffffffff : 0xffff;
-	uint64_t sp = stack_get(c), bp = c->gpr[RBP], frame;
+	uint64_t sp = stack_get(c), bp = c->gpr[RBP], frame, top;
 	unsigned level = i->op & 31, size = i->opsize;
 
 	store_below(c, &sp, mask, bp, size);
@@ -187,7 +187,9 @@ static void op_enter(struct engine_cpu *c, const struct insn *i)
 	if (level)
 		store_below(c, &sp, mask, frame, size);
 	sp = (sp - i->imm) & mask;
-	guest_probe(c, seg_linear(c, SS, sp, size, true), size, true);
+	top = seg_linear(c, SS, sp, size, true);
+	access_align(c, top, size);
+	guest_probe(c, top, size, true);
 	stack_set(c, sp);
 	reg_set(c, RBP * 8, frame, size);
 }

@@ -264,7 +264,7 @@ static void cmps_one(struct engine_cpu *c, const struct insn *i)
 static inline void batch(struct engine_cpu *c, const struct insn *i, insn_fn one)
 {
 	uint64_t end = c->next_rip, before = c->rflags;
-	bool many = batching(c, i);
+	bool many = i->rep != REP_NONE && !(c->slow & (SLOW_TF | SLOW_BREAK));
 	unsigned n = many ? BATCH : 1;
 
 	if (rep_idle(c, i))

@@ -211,7 +211,7 @@ static void op_push_seg(struct engine_cpu *c, const struct insn *i)
 /* The stack pointer moves by the width that the stack had before. */
 static void op_pop_seg(struct engine_cpu *c, const struct insn *i)
 {
-	uint16_t sel = stack_peek(c, 0, i->opsize);
+	uint16_t sel = stack_peek(c, 0, 2); /* whatever the operand size */
 	bool wide = c->code64 || c->stack32;
 	uint64_t sp = stack_get(c) + i->opsize;
 

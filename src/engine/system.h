@@ -89,7 +89,6 @@ void seg_drop_privileged(struct engine_cpu *c);
 /* Checks an offset range against a segment for a stack write: false = fault. In 64-bit code: canonical. */
 bool seg_stack_ok(const struct engine_cpu *c, const struct engine_seg *ss, bool wide, uint64_t off,
 		  unsigned len);
-bool seg_is_canonical(const struct engine_cpu *c, uint64_t lin);
 void seg_load_ldt(struct engine_cpu *c, uint16_t sel);
 void seg_load_tr(struct engine_cpu *c, uint16_t sel);
 bool seg_lar(struct engine_cpu *c, uint16_t sel, uint32_t *out);
@@ -136,6 +135,8 @@ struct far_stack {
 };
 void far_push(struct engine_cpu *c, struct far_stack *st, uint64_t val, unsigned size);
 uint64_t far_pop(struct engine_cpu *c, struct far_stack *st, unsigned size);
+/* A selector in a slot of `size` bytes: only its two bytes are read. */
+uint16_t far_pop_sel(struct engine_cpu *c, struct far_stack *st, unsigned size);
 /* The current stack, as a far_stack whose limit violations raise #SS(error). */
 void far_stack_current(struct engine_cpu *c, struct far_stack *st, uint32_t error);
 /* The stack of privilege level dpl from the TSS; raises #TS, #SS, #PF. */
@@ -163,7 +164,6 @@ void task_switch_to(struct engine_cpu *c, uint16_t sel, enum task_source src, bo
 void task_return(struct engine_cpu *c);
 
 /* -- Control registers and MSRs (control.c, msr.c) -- */
-void control_set_efer(struct engine_cpu *c, uint64_t val);
 bool control_cr4_valid(const struct engine_cpu *c, uint64_t val);
 void op_mov_from_cr(struct engine_cpu *c, const struct insn *i);
 void op_mov_to_cr(struct engine_cpu *c, const struct insn *i);

@@ -53,6 +53,7 @@ static inline void vmem_ld(struct engine_cpu *c, const struct insn *i, uint64_t 
 	case 4: *(uint32_t *)dst = mem_ld32(c, i, lin); break;
 	case 32: vmem_ld32(c, i, lin, dst); break;
 	case 64: vmem_ld64(c, i, lin, dst); break;
+	case 2: *(uint16_t *)dst = mem_ld16(c, i, lin); break;
 	default: vaccess_ld(c, i, lin, dst, len); break;
 	}
 }
@@ -67,19 +68,19 @@ static inline void vmem_st(struct engine_cpu *c, const struct insn *i, uint64_t 
 	case 4: mem_st32(c, i, lin, *(const uint32_t *)src); break;
 	case 32: vmem_st32(c, i, lin, src); break;
 	case 64: vmem_st64(c, i, lin, src); break;
+	case 2: mem_st16(c, i, lin, *(const uint16_t *)src); break;
 	default: vaccess_st(c, i, lin, src, len); break;
 	}
 }
 
-/* Linear address of an operand that must be aligned (0: any); #GP(0) if it is not. */
+/* Linear address of an operand that must be aligned (0: any); #GP(0) if it is not, before all other checks.
+ */
 static inline uint64_t vmem_ea(struct engine_cpu *c, const struct insn *i, unsigned len, unsigned align,
 			       bool write)
 {
-	uint64_t lin = ea_linear(c, i, len, write);
-
-	if (unlikely(align && lin & (align - 1)))
+	if (align && unlikely((insn_offset(c, i) + c->seg[i->seg].base) & (align - 1)))
 		engine_raise_err(c, EXC_GP, 0);
-	return lin;
+	return ea_linear(c, i, len, write);
 }
 
 #endif

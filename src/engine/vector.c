@@ -55,6 +55,15 @@ void vaccess_st(struct engine_cpu *c, const struct insn *i, uint64_t lin, const 
 	guest_write(c, lin, src, len);
 }
 
+/* Operands of up to 8 bytes are checked as one, parts under a mask and all; larger ones never are. */
+void vector_ac(struct engine_cpu *c, const struct insn *i, const struct vstub *st)
+{
+	if (likely(!(c->slow & SLOW_AC)) || st->mem_len > 8 || st->no_ac)
+		return;
+	if (insn_ea(c, i, st->need == NEED_AVX512 ? st->mem_len : 1, stub_stores(st)) & (st->mem_len - 1))
+		engine_raise_err(c, EXC_AC, 0);
+}
+
 /* -- Executing -- */
 
 static _Noreturn void raise_simd(struct engine_cpu *c, const struct vstub *st, unsigned vector)
@@ -121,7 +130,12 @@ void op_vector_load(struct engine_cpu *c, const struct insn *i)
 
 	vector_check(c, st->need);
 	lin = vmem_ea(c, i, st->mem_len, st->align, false);
-	vmem_ld(c, i, lin, c->fpu->mem, st->mem_len);
+	if (unlikely(c->slow & SLOW_AC)) {
+		vector_ac(c, i, st);
+		vaccess_ld(c, i, lin, c->fpu->mem, st->mem_len);
+	} else {
+		vmem_ld(c, i, lin, c->fpu->mem, st->mem_len);
+	}
 	vector_run(c, i, st);
 	vector_commit(c, st);
 }
@@ -132,10 +146,15 @@ void op_vector_store(struct engine_cpu *c, const struct insn *i)
 	uint64_t lin;
 
 	vector_check(c, st->need);
-	lin = vmem_ea(c, i, st->mem_len, st->align, true);
 	vector_run(c, i, st);
 	vector_commit(c, st); /* a store that faults has set MXCSR's flags already */
-	vmem_st(c, i, lin, c->fpu->mem, st->mem_len);
+	lin = vmem_ea(c, i, st->mem_len, st->align, true);
+	if (unlikely(c->slow & SLOW_AC)) {
+		vector_ac(c, i, st);
+		vaccess_st(c, i, lin, c->fpu->mem, st->mem_len);
+	} else {
+		vmem_st(c, i, lin, c->fpu->mem, st->mem_len);
+	}
 	if (st->mmx)
 		mmx_enter(c->fpu);
 }

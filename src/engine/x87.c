@@ -99,6 +99,16 @@ static struct x87_image *x87_execute(struct engine_cpu *c, const struct insn *i,
 	return out;
 }
 
+/* #AC, where it is on; ten bytes are checked as eight. */
+static void check_ac(struct engine_cpu *c, const struct insn *i, const struct vstub *st)
+{
+	if (likely(!(c->slow & SLOW_AC)))
+		return;
+	if (st->mem_len == 10 && insn_ea(c, i, 10, st->x87_store) & 7)
+		engine_raise_err(c, EXC_AC, 0);
+	vector_ac(c, i, st);
+}
+
 void op_x87(struct engine_cpu *c, const struct insn *i)
 {
 	const struct vstub *st = i->extra;
@@ -106,15 +116,19 @@ void op_x87(struct engine_cpu *c, const struct insn *i)
 
 	x87_check(c, true);
 	if (!st->x87_store) {
-		if (st->vmem)
+		if (st->vmem) {
+			check_ac(c, i, st);
 			vmem_ld(c, i, vmem_ea(c, i, st->mem_len, 0, false), f->mem, st->mem_len);
+		}
 		x87_execute(c, i, st);
 		return;
 	}
 	memset(f->mem, UNWRITTEN, st->mem_len);
 	x87_execute(c, i, st);
-	if (store_happened(&f->x87_out, f->mem, st->mem_len))
+	if (store_happened(&f->x87_out, f->mem, st->mem_len)) {
+		check_ac(c, i, st);
 		vmem_st(c, i, vmem_ea(c, i, st->mem_len, 0, true), f->mem, st->mem_len);
+	}
 	memcpy(&f->x87, &f->x87_out, offsetof(struct x87_image, rest));
 }
 
@@ -322,6 +336,16 @@ static void env_out(const struct engine_cpu *c, const struct insn *i, uint8_t *p
 		env_out32(c, p);
 }
 
+/* Linear address of an image; its alignment, where that is checked, is that of its words. */
+static uint64_t env_linear(struct engine_cpu *c, const struct insn *i, unsigned len, bool write)
+{
+	uint64_t lin = insn_ea(c, i, len, write);
+
+	if (unlikely(c->slow & SLOW_AC) && lin & (i->opsize == 2 ? 1 : 3))
+		engine_raise_err(c, EXC_AC, 0);
+	return lin;
+}
+
 static void op_fnstenv(struct engine_cpu *c, const struct insn *i)
 {
 	unsigned len = env_len(i);
@@ -329,7 +353,7 @@ static void op_fnstenv(struct engine_cpu *c, const struct insn *i)
 	uint64_t lin;
 
 	x87_check(c, false);
-	lin = vmem_ea(c, i, len, 0, true);
+	lin = env_linear(c, i, len, true);
 	env_out(c, i, buf);
 	vaccess_st(c, i, lin, buf, len);
 	c->fpu->x87.fcw |= 0x3f;
@@ -343,7 +367,7 @@ static void op_fnsave(struct engine_cpu *c, const struct insn *i)
 	uint64_t lin;
 
 	x87_check(c, false);
-	lin = vmem_ea(c, i, len, 0, true);
+	lin = env_linear(c, i, len, true);
 	env_out(c, i, buf);
 	for (unsigned n = 0; n < 8; n++)
 		memcpy(buf + env + 10 * n, c->fpu->x87.st[n], 10);
@@ -357,7 +381,7 @@ static void op_fldenv(struct engine_cpu *c, const struct insn *i)
 	uint8_t buf[28];
 
 	x87_check(c, true);
-	vaccess_ld(c, i, vmem_ea(c, i, len, 0, false), buf, len);
+	vaccess_ld(c, i, env_linear(c, i, len, false), buf, len);
 	env_in(c, buf, i->opsize != 2);
 	x87_canonical(c->fpu);
 }
@@ -368,7 +392,7 @@ static void op_frstor(struct engine_cpu *c, const struct insn *i)
 	uint8_t buf[108];
 
 	x87_check(c, true);
-	guest_read(c, vmem_ea(c, i, len, 0, false), buf, len);
+	guest_read(c, env_linear(c, i, len, false), buf, len);
 	env_in(c, buf, i->opsize != 2);
 	for (unsigned n = 0; n < 8; n++)
 		memcpy(c->fpu->x87.st[n], buf + env + 10 * n, 10);

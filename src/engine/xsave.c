@@ -97,7 +97,7 @@ static uint64_t area_ea(struct engine_cpu *c, const struct insn *i, unsigned len
 	uint64_t lin = insn_ea(c, i, len, write);
 
 	if (lin & (align - 1))
-		engine_raise_err(c, EXC_GP, 0);
+		engine_raise_err(c, lin & 3 && c->slow & SLOW_AC ? EXC_AC : EXC_GP, 0);
 	return lin;
 }
 
@@ -186,6 +186,8 @@ static uint64_t in_use(const struct engine_cpu *c, uint64_t rfbm)
 
 	if (c->fpu->mxcsr != MXCSR_INIT)
 		used |= XF_SSE;
+	if (!c->code64)
+		used &= ~(uint64_t)XF_HI16;
 	return used & rfbm;
 }
 
@@ -195,7 +197,7 @@ static unsigned extent(uint64_t rfbm, uint64_t layout)
 	unsigned end = LEGACY_SIZE + HEADER_SIZE;
 
 	for (unsigned n = 2; n < 8; n++)
-		if (rfbm & BIT(n) && (!layout || layout & BIT(n)))
+		if (rfbm & BIT(n) && (!(layout & COMPACTED) || layout & BIT(n)))
 			end = MAX(end, offset_of(n, layout) + host_cpu.size[n]);
 	return end;
 }

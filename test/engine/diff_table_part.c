@@ -140,26 +140,23 @@ uint64_t cr2_slack(const struct tinsn *i)
 	case ZYDIS_MNEMONIC_XSAVEC64:
 	case ZYDIS_MNEMONIC_XSAVEOPT:
 	case ZYDIS_MNEMONIC_XSAVEOPT64:
+	case ZYDIS_MNEMONIC_RET:
+	case ZYDIS_MNEMONIC_IRET:
+	case ZYDIS_MNEMONIC_IRETD:
+	case ZYDIS_MNEMONIC_IRETQ:
 	case ZYDIS_MNEMONIC_XRSTOR:
 	case ZYDIS_MNEMONIC_XRSTOR64: return ~0ULL;
-	case ZYDIS_MNEMONIC_MASKMOVQ:
-	case ZYDIS_MNEMONIC_MASKMOVDQU:
-	case ZYDIS_MNEMONIC_VMASKMOVDQU:
-	case ZYDIS_MNEMONIC_RET:
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FLDENV:
-	case ZYDIS_MNEMONIC_FRSTOR:
-	case ZYDIS_MNEMONIC_IRET:
-	case ZYDIS_MNEMONIC_IRETD:
-	case ZYDIS_MNEMONIC_IRETQ: return 0xfff;
+	case ZYDIS_MNEMONIC_FRSTOR: return 0xfff;
 	default: break;
 	}
 	if (i->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return ~0ULL;
 	/* Masked stores: not the first byte that is written. */
 	if (strstr(ZydisMnemonicGetString(i->in.mnemonic), "maskmov"))
-		return 0xfff;
+		return ~0ULL;
 	if (i->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && i->in.raw.evex.aaa)
 		return 0xfff;
 	return 0;
@@ -188,6 +185,16 @@ bool memory_undefined(const struct tinsn *i)
 /* A gather that faults may have done elements behind the faulting one. */
 bool vector_undefined(const struct tinsn *i, const struct outcome *o)
 {
+	if (o->vector != 3)
+		switch (i->in.mnemonic) {
+		case ZYDIS_MNEMONIC_XRSTOR:
+		case ZYDIS_MNEMONIC_XRSTOR64:
+		case ZYDIS_MNEMONIC_FXRSTOR:
+		case ZYDIS_MNEMONIC_FXRSTOR64:
+		case ZYDIS_MNEMONIC_FRSTOR:
+		case ZYDIS_MNEMONIC_FLDENV: return true; /* part of the state may be loaded */
+		default: break;
+		}
 	return o->vector != 3 && (i->in.meta.category == ZYDIS_CATEGORY_GATHER ||
 				  i->in.meta.category == ZYDIS_CATEGORY_AVX2GATHER);
 }
