@@ -90,7 +90,7 @@ static long run_row(const struct ioctl_row *row, struct ioctl_call *c)
 	long r;
 
 	if (row->in && base_copy_in(buf, (void *)c->arg, row->in))
-		return -EFAULT;
+		return (row->locks & L_LAPIC) && !vcpu_has_lapic(c->v) ? -EINVAL : -EFAULT;
 	if (row->out > row->in)
 		memset(buf + row->in, 0, row->out - row->in);
 	c->buf = buf;

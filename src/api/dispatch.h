@@ -13,6 +13,7 @@ enum ioctl_locks {
 	L_KVM = 1,   /* kvm->lock */
 	L_VCPU = 2,  /* vcpu->mutex; -EINTR while waiting */
 	L_SLOTS = 4, /* kvm->slots_lock */
+	L_LAPIC = 8, /* no lock: a vCPU without a local APIC says -EINVAL before -EFAULT */
 };
 
 #define IOCTL_BUF 4096 /* largest fixed argument: struct kvm_xsave */

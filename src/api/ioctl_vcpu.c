@@ -27,11 +27,9 @@
 	CALL(KVM_GET_MP_STATE, vcpu_get_mp_state, OUT, struct kvm_mp_state)                        \
 	CALL(KVM_SET_MP_STATE, vcpu_set_mp_state, IN, struct kvm_mp_state)                         \
 	CALL(KVM_GET_LAPIC, vcpu_get_lapic, OUT, struct kvm_lapic_state)                           \
-	CALL(KVM_SET_LAPIC, vcpu_set_lapic, IN, struct kvm_lapic_state)                            \
 	CALL(KVM_INTERRUPT, vcpu_interrupt, IN, struct kvm_interrupt)                              \
 	CALL(KVM_SET_GUEST_DEBUG, vcpu_set_guest_debug, IN, struct kvm_guest_debug)                \
 	CALL(KVM_TPR_ACCESS_REPORTING, vcpu_tpr_access_reporting, BOTH, struct kvm_tpr_access_ctl) \
-	CALL(KVM_SET_VAPIC_ADDR, vcpu_set_vapic_addr, IN, struct kvm_vapic_addr)                   \
 	CALL(KVM_X86_SET_MCE, vcpu_set_mce, IN, struct kvm_x86_mce)                                \
 	CALL(KVM_TRANSLATE, vcpu_translate, BOTH, struct kvm_translation)                          \
 	CALL(KVM_ENABLE_CAP, vcpu_enable_cap, IN, struct kvm_enable_cap)                           \
@@ -45,6 +43,16 @@
 		return fn(c->v, (type *)c->buf);  \
 	}
 FIXED(HANDLER)
+
+static long set_lapic(struct ioctl_call *c)
+{
+	return vcpu_set_lapic(c->v, c->buf);
+}
+
+static long set_vapic_addr(struct ioctl_call *c)
+{
+	return vcpu_set_vapic_addr(c->v, c->buf);
+}
 
 /* -- Without an argument -- */
 
@@ -226,6 +234,8 @@ static const struct ioctl_row rows[] = {
     ROW(KVM_RUN, 0, 0, L_VCPU, run),
     FIXED(FIXED_ROW) ROW(KVM_NMI, 0, 0, L_VCPU, nmi),
     ROW(KVM_SMI, 0, 0, L_VCPU, smi),
+    ROW(KVM_SET_LAPIC, sizeof(struct kvm_lapic_state), 0, L_VCPU | L_LAPIC, set_lapic),
+    ROW(KVM_SET_VAPIC_ADDR, sizeof(struct kvm_vapic_addr), 0, L_VCPU | L_LAPIC, set_vapic_addr),
     ROW(KVM_KVMCLOCK_CTRL, 0, 0, L_VCPU, kvmclock_ctrl),
     ROW(KVM_SET_TSC_KHZ, 0, 0, L_VCPU, set_tsc_khz),
     ROW(KVM_GET_TSC_KHZ, 0, 0, L_VCPU, get_tsc_khz),

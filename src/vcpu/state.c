@@ -486,6 +486,11 @@ int vcpu_set_mp_state(struct vcpu *v, const struct kvm_mp_state *s)
 	return 0;
 }
 
+bool vcpu_has_lapic(const struct vcpu *v)
+{
+	return v->lapic != NULL;
+}
+
 int vcpu_get_lapic(struct vcpu *v, struct kvm_lapic_state *s)
 {
 	return v->lapic ? lapic_get_state(v->lapic, s) : -EINVAL;

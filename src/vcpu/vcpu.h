@@ -83,6 +83,8 @@ int vcpu_get_events(struct vcpu *v, struct kvm_vcpu_events *e);
 int vcpu_set_events(struct vcpu *v, const struct kvm_vcpu_events *e);
 int vcpu_get_mp_state(struct vcpu *v, struct kvm_mp_state *s);
 int vcpu_set_mp_state(struct vcpu *v, const struct kvm_mp_state *s);
+/* A local APIC of ours, from creation to end; -EINVAL from the next two without one. */
+bool vcpu_has_lapic(const struct vcpu *v);
 int vcpu_get_lapic(struct vcpu *v, struct kvm_lapic_state *s);
 int vcpu_set_lapic(struct vcpu *v, const struct kvm_lapic_state *s);
 /* Entries are in/out; returns how many were done before the first refusal. */

@@ -183,6 +183,9 @@ static void no_irqchip(void **state)
 	assert_int_equal(ku_errno(vm.fd, KVM_REINJECT_CONTROL, &reinject), ENXIO);
 	assert_int_equal(ku_errno(cpu.fd, KVM_GET_LAPIC, &lapic), EINVAL);
 	assert_int_equal(ku_errno(cpu.fd, KVM_SET_VAPIC_ADDR, &vapic), EINVAL);
+	/* ... and before its argument is read. */
+	assert_int_equal(ku_errno(cpu.fd, KVM_SET_VAPIC_ADDR, NULL), EINVAL);
+	assert_int_equal(ku_errno(cpu.fd, KVM_SET_LAPIC, NULL), EINVAL);
 }
 
 static void devices(void **state)
