@@ -36,6 +36,8 @@ typedef uint64_t (*rmw_fn)(uint64_t old, uint64_t src, uint64_t *rflags);
 /* Read, compute, write; then commits c->rflags. Returns the old value. Locked: as one locked operation. */
 uint64_t access_rmw(struct engine_cpu *c, const struct insn *i, uint64_t lin, unsigned size, rmw_fn fn,
 		    uint64_t src, bool locked);
+/* #AC for an access that is not made by the functions above (guest_probe does not look). */
+void access_align(struct engine_cpu *c, uint64_t lin, unsigned size);
 /* The window's fault exit: the host mapping is gone. */
 _Noreturn void access_bad(struct engine_cpu *c);
 uint64_t ea_other(struct engine_cpu *c, const struct insn *i, uint64_t off, unsigned len, bool write);
