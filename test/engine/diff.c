@@ -43,8 +43,10 @@ static void set_up(void)
 {
 	static bool done;
 
-	if (done)
+	if (done) {
+		native_take_signals();
 		return;
+	}
 	done = true;
 	engine_side_init();
 	native_init();

@@ -64,6 +64,8 @@ struct outcome {
 
 /* -- Native side -- */
 void native_init(void);
+/* Again at the start of each mode: cmocka puts its own handlers around every test. */
+void native_take_signals(void);
 void native_run(const struct tstate *in, struct outcome *out);
 extern void (*native_on_crash)(void);	   /* called before the program ends on a signal of its own */
 extern uint8_t *native_code, *native_data; /* writable aliases */

@@ -272,8 +272,9 @@ static void load_ldt(void)
 	}
 }
 
-static void take_signals(void)
+void native_take_signals(void)
 {
+	static bool again;
 	static const int sigs[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGALRM};
 	static uint8_t stack[1 << 18] __attribute__((aligned(64)));
 	stack_t ss = {.ss_sp = stack, .ss_size = sizeof(stack)};
@@ -287,8 +288,10 @@ static void take_signals(void)
 		    .mask = sigs[n] == SIGALRM ? 0 : 1ULL << (SIGALRM - 1),
 		};
 
-		must(!syscall(SYS_rt_sigaction, sigs[n], &k, &old_action[sigs[n]], 8), "sigaction");
+		must(!syscall(SYS_rt_sigaction, sigs[n], &k, again ? NULL : &old_action[sigs[n]], 8),
+		     "sigaction");
 	}
+	again = true;
 }
 
 static void forbid_syscalls(void)
@@ -324,7 +327,7 @@ void native_init(void)
 	__asm__ volatile("mov %%gs, %0" : "=m"(diff_host_sel[3]));
 	map_areas();
 	load_ldt();
-	take_signals();
+	native_take_signals();
 	forbid_syscalls();
 	start_watchdog();
 }
