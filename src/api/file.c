@@ -70,7 +70,7 @@ int files_start(void)
 
 void files_forked(void)
 {
-	mutex_init(&files.lock, LOCK_FD_TABLE);
+	mutex_forked(&files.lock);
 	memset(files.by_wd, 0, sizeof(files.by_wd));
 	memset(files.by_ino, 0, sizeof(files.by_ino));
 	atomic_store(&files.live, 0);

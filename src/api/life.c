@@ -6,6 +6,7 @@
 
 #include "api/file.h"
 #include "api/kvm.h"
+#include "base/loop.h"
 #include "base/sys.h"
 #include "engine/engine.h"
 #include "vcpu/vcpu.h"
@@ -62,10 +63,12 @@ static int make_cookie(void)
 
 void life_adopt(void)
 {
+	static __thread __attribute__((tls_model("initial-exec"))) bool adopting;
 	_Atomic uint32_t *cookie = atomic_load_explicit(&life.cookie, memory_order_acquire);
 	uint32_t zero = 0;
 
-	if (!cookie || is_owner())
+	/* A handler that interrupts the adoption is a stranger until it is over. */
+	if (!cookie || adopting || is_owner())
 		return;
 	/* A vfork child sees its parent's cookie: nothing is to be adopted. */
 	if (!atomic_compare_exchange_strong(cookie, &zero, ADOPTING)) {
@@ -73,13 +76,16 @@ void life_adopt(void)
 			sys_call(SYS_sched_yield);
 		return;
 	}
-	mutex_init(&life.lock, LOCK_USAGE);
+	adopting = true;
+	mutex_forked(&life.lock);
 	life.users = 0;
+	loop_forked();
 	files_forked();
 	registry_forked();
 	atomic_store(&life.owner, (int)sys_call(SYS_getpid));
 	life.last_generation++;
 	atomic_store_explicit(cookie, life.last_generation, memory_order_release);
+	adopting = false;
 }
 
 void api_forked(void)

@@ -52,7 +52,7 @@ struct kvm *registry_next(struct kvm *kvm)
 
 void registry_forked(void)
 {
-	mutex_init(&registry.lock, LOCK_REGISTRY);
+	mutex_forked(&registry.lock);
 	registry.first = NULL;
 }
 

@@ -82,6 +82,12 @@ void mutex_init(struct mutex *m, enum lock_role role)
 	*m = (struct mutex){.role = role};
 }
 
+void mutex_forked(struct mutex *m)
+{
+	atomic_exchange_explicit(&m->state, 0, memory_order_acquire);
+	set_owner(m, false);
+}
+
 void mutex_lock(struct mutex *m)
 {
 	note_acquire(m->role, m, LOCKDEP_EXCL);

@@ -37,6 +37,8 @@ struct rwlock {
 };
 
 void mutex_init(struct mutex *m, enum lock_role role);
+/* In the only thread of a forked child: free, whoever held it in the parent. Acquires, as taking it would. */
+void mutex_forked(struct mutex *m);
 void mutex_lock(struct mutex *m);
 bool mutex_trylock(struct mutex *m);
 void mutex_unlock(struct mutex *m);

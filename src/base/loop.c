@@ -341,16 +341,16 @@ static void *handle_event(int i)
  * One wait and what it brought; false if the epoll set is gone. Readiness is waited for outside the lock
  * but collected under it: between the two no descriptor's owner can go away unseen by loop_fd_del.
  */
-static bool loop_round(void)
+static bool loop_round(int epoll)
 {
-	struct pollfd ready = {.fd = loop.epoll, .events = POLLIN};
+	struct pollfd ready = {.fd = epoll, .events = POLLIN};
 	bool timers = false, calls = false;
 	long n = sys_call(SYS_poll, &ready, 1, -1);
 
 	if (n < 0)
 		return n == -EINTR;
 	mutex_lock(&loop.lock);
-	n = sys_call(SYS_epoll_wait, loop.epoll, loop.batch, BATCH, 0);
+	n = sys_call(SYS_epoll_wait, epoll, loop.batch, BATCH, 0);
 	loop.nbatch = (int)MAX(n, 0L);
 	mutex_unlock(&loop.lock);
 	if (n < 0)
@@ -374,8 +374,10 @@ static bool loop_round(void)
 /* The loop's thread. */
 static void *loop_main(void *arg)
 {
+	int epoll = loop.epoll; /* the same for as long as this thread lives */
+
 	on_loop = true;
-	while (loop_round())
+	while (loop_round(epoll))
 		;
 	base_bug("the event loop lost its epoll descriptor");
 	return NULL;
@@ -457,15 +459,9 @@ static void fork_parent(void)
 
 /* The child has no loop: its copies of the descriptors are closed, the parent's timers and calls forgotten.
  */
-static void fork_child(void)
+static void forget_parent(void)
 {
-	struct call *c, *next;
-
 	close_all();
-	for (c = loop.calls; c; c = next) {
-		next = c->next;
-		base_free(c);
-	}
 	loop.calls = NULL;
 	loop.call_last = &loop.calls;
 	loop.root = NULL;
@@ -475,7 +471,25 @@ static void fork_child(void)
 	loop.nbatch = 0;
 	loop.life++;
 	on_loop = false;
+}
+
+static void fork_child(void)
+{
+	struct call *c, *next;
+
+	for (c = loop.calls; c; c = next) {
+		next = c->next;
+		base_free(c);
+	}
+	forget_parent();
 	mutex_unlock(&loop.lock);
+}
+
+void loop_forked(void)
+{
+	mutex_forked(&loop.lock);
+	/* Not freed: the allocator's lock may have been another thread's. */
+	forget_parent();
 }
 
 static void register_fork(void)

@@ -30,6 +30,9 @@ struct loop_fd {
 
 /* Starts the loop if this process has none. -errno of epoll, timerfd or thread creation. Idempotent. */
 int loop_start(void);
+/* In a forked child that pthread_atfork does not know of (a raw clone), before it uses the loop: forgets the
+ * parent's. Harmless beside pthread_atfork's. */
+void loop_forked(void);
 /* True on the loop's own thread. */
 bool loop_is_self(void);
 
