@@ -255,7 +255,7 @@ static void test_xcrs(void **state)
 static void test_fpu_and_xsave(void **state)
 {
 	struct env *e = *state;
-	struct kvm_xsave x = {{0}};
+	struct kvm_xsave x = {.region = {0}};
 	struct kvm_fpu f;
 	unsigned i;
 

@@ -382,9 +382,13 @@ static void pv_eoi(void **state)
 static void split_eoi(void **state)
 {
 	struct kvm_irq_routing_entry e[3] = {
-	    {.gsi = 4, .type = KVM_IRQ_ROUTING_MSI, .u.msi = {0xfee01000, 0, 0x8000 | 0x51}},
-	    {.gsi = 5, .type = KVM_IRQ_ROUTING_MSI, .u.msi = {0xfee01000, 0, 0x52}},
-	    {.gsi = 30, .type = KVM_IRQ_ROUTING_MSI, .u.msi = {0xfee01000, 0, 0x8000 | 0x53}},
+	    {.gsi = 4,
+	     .type = KVM_IRQ_ROUTING_MSI,
+	     .u.msi = {.address_lo = 0xfee01000, .data = 0x8000 | 0x51}},
+	    {.gsi = 5, .type = KVM_IRQ_ROUTING_MSI, .u.msi = {.address_lo = 0xfee01000, .data = 0x52}},
+	    {.gsi = 30,
+	     .type = KVM_IRQ_ROUTING_MSI,
+	     .u.msi = {.address_lo = 0xfee01000, .data = 0x8000 | 0x53}},
 	};
 
 	assert_int_equal(lr(1, APIC_VERSION), 0x50014 | VERSION_DIRECTED_EOI);
