@@ -13,7 +13,7 @@
 #include "base/sys.h"
 
 /* The forked child below makes a thread, which TSan allows only if told so. */
-const char *__tsan_default_options(void);
+__attribute__((visibility("default"))) const char *__tsan_default_options(void);
 const char *__tsan_default_options(void)
 {
 	return "die_after_fork=0";

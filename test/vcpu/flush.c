@@ -13,7 +13,7 @@
 #include "vcpu/internal.h"
 
 #define VCPUS  3
-#define ROUNDS 2000
+#define ROUNDS (USERKVM_FLUSH_WAITS ? 300 : 2000) /* each may wait for a thread to be scheduled */
 
 /* A vCPU thread holds a "pointer" to the current page, by its generation; 0 = none. */
 struct engine_cpu {
