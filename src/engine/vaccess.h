@@ -21,14 +21,14 @@ void vaccess_st(struct engine_cpu *c, const struct insn *i, uint64_t lin, const 
 		struct tlb_entry *e = TLB_AT(c, lin);                                                     \
 		uint64_t tag = TLB_TAG(c, lin, size), t;                                                  \
                                                                                                           \
-		__asm__ goto volatile("771: cmpq %[tag], %c[" #field "](%[e])\n\t"                        \
-				      "jne %l[miss]\n\t"                                                  \
-				      "movq %c[ad](%[e]), %[t]\n\t" text                                  \
-				      "772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                \
-				      : [t] "=&r"(t)                                                      \
-				      : TLB_OPERANDS(e, tag), [lin] "r"(lin), [b] "r"(buf)                \
-				      : "cc", "memory", "xmm0"                                            \
-				      : miss, bad);                                                       \
+		ASM_GOTO("771: cmpq %[tag], %c[" #field "](%[e])\n\t"                                     \
+			 "jne %l[miss]\n\t"                                                               \
+			 "movq %c[ad](%[e]), %[t]\n\t" text                                               \
+			 "772:\n\t" WINDOW("771b", "772b", "%l[bad]", "771b")                             \
+			 : [t] "=&r"(t)                                                                   \
+			 : TLB_OPERANDS(e, tag), [lin] "r"(lin), [b] "r"(buf)                             \
+			 : "cc", "memory", "xmm0"                                                         \
+			 : miss, bad);                                                                    \
 		return;                                                                                   \
 	miss:                                                                                             \
 		slow(c, i, lin, buf, size);                                                               \
