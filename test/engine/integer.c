@@ -557,6 +557,9 @@ static void kick_handler(int sig, siginfo_t *info, void *uc)
 
 static void survives_kicks(void **state)
 {
+#ifdef __SANITIZE_THREAD__
+	skip(); /* it delays handlers: flushes wait for vCPUs there and kick nobody */
+#endif
 	struct rig *r = long_rig(state);
 	struct sigaction sa = {.sa_sigaction = kick_handler, .sa_flags = SA_SIGINFO};
 	struct sigevent ev = {
