@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A vCPU on a thread of its own. EINTR repeats the run unless ru_stop asked for it; an exit goes to
- * `on_exit`, which says whether to go on (NULL: the first exit ends the thread). ABI only; see kvm_util.h.
+ * A vCPU on a thread of its own. EAGAIN repeats the run, and EINTR unless ru_stop asked for it; an exit goes
+ * to `on_exit`, which says whether to go on (NULL: the first exit ends the thread). ABI only; see kvm_util.h.
  *
  *	struct ru r = {.cpu = &cpu};
  *	ru_start(&r);
@@ -38,8 +38,8 @@ static inline void *ru_main(void *arg)
 
 	for (;;) {
 		r->error = ku_errno(r->cpu->fd, KVM_RUN, 0);
-		if (r->error == EINTR && !atomic_load(&r->stop))
-			continue;
+		if (r->error == EAGAIN || (r->error == EINTR && !atomic_load(&r->stop)))
+			continue; /* EAGAIN: it was not started before */
 		if (r->error || !r->on_exit)
 			return NULL;
 		atomic_fetch_add(&r->exits, 1);
