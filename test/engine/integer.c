@@ -567,6 +567,9 @@ static void survives_kicks(void **state)
 	struct itimerspec it = {{0, 20000}, {0, 20000}};
 	timer_t timer;
 
+#ifdef __SANITIZE_THREAD__
+	skip(); /* TSan delivers signals late, when their handler can no longer move the PC */
+#endif
 	sigaction(SIGRTMIN + 5, &sa, NULL);
 	assert_int_equal(timer_create(CLOCK_MONOTONIC, &ev, &timer), 0);
 	assert_int_equal(timer_settime(timer, 0, &it, NULL), 0);
