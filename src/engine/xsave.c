@@ -91,14 +91,14 @@ static void check_fx(struct engine_cpu *c)
 		engine_raise(c, EXC_NM);
 }
 
-/* The segment and canonicality are judged before the alignment, unlike for SSE operands. */
+/* Canonicality is judged before the alignment, the segment behind it. */
 static uint64_t area_ea(struct engine_cpu *c, const struct insn *i, unsigned len, unsigned align, bool write)
 {
-	uint64_t lin = insn_ea(c, i, len, write);
+	uint64_t lin = c->code64 ? insn_ea(c, i, 1, write) : insn_offset(c, i) + c->seg[i->seg].base;
 
 	if (lin & (align - 1))
 		engine_raise_err(c, lin & 3 && c->slow & SLOW_AC ? EXC_AC : EXC_GP, 0);
-	return lin;
+	return insn_ea(c, i, len, write);
 }
 
 static void op_fxsave(struct engine_cpu *c, const struct insn *i)
@@ -255,7 +255,7 @@ static void flush(struct engine_cpu *c, const struct writes *w, uint64_t lin)
 static uint64_t area_linear(struct engine_cpu *c, const struct insn *i, bool write)
 {
 	check_xsave(c);
-	return area_ea(c, i, LEGACY_SIZE + HEADER_SIZE, 64, write);
+	return area_ea(c, i, write ? extent(requested(c), 0) : LEGACY_SIZE + HEADER_SIZE, 64, write);
 }
 
 /* XSAVE and XSAVEOPT: the old XSTATE_BV is kept for components that are not requested. */
@@ -353,6 +353,7 @@ static void restore(struct engine_cpu *c, uint64_t lin, uint64_t rfbm, const str
 	uint8_t area[AREA_MAX];
 
 	guest_probe(c, lin + extent(rfbm, h->comp_bv) - 1, 1, false);
+	guest_probe(c, lin, 1, false);
 	read_area(c, lin, area, h, load, mxcsr);
 	if (load & XF_X87)
 		legacy_in(c, area, wide);

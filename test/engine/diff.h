@@ -149,6 +149,7 @@ bool branches(const struct tinsn *i);
 uint64_t undefined_flags(const struct tinsn *i);
 /* Bits of CR2 that no manual defines for a fault of this instruction. */
 uint64_t cr2_slack(const struct tinsn *i);
+bool same_fault(const struct tinsn *i, int nat, int eng);
 bool memory_undefined(const struct tinsn *i);
 bool vector_undefined(const struct tinsn *i, const struct outcome *o);
 

@@ -136,15 +136,21 @@ static void random_mxcsr(struct tstate *s)
 	X_MXCSR(s) = v;
 }
 
+/* Vectors are drawn from a pool, some of which is new with every test. */
 static void random_vectors(struct tstate *s)
 {
 	static const struct {
 		uint16_t at, len;
 	} parts[] = {{160, 256}, {576, 256}, {1152, 512}, {1664, 1024}};
+	static uint8_t pool[512][16];
+	static bool filled;
 
+	for (unsigned n = 0; n < (filled ? 24 : ARRAY_SIZE(pool)); n++)
+		random_bytes(pool[filled ? below(ARRAY_SIZE(pool)) : n], 16);
+	filled = true;
 	for (unsigned n = 0; n < ARRAY_SIZE(parts); n++)
 		for (unsigned k = 0; k < parts[n].len; k += 16)
-			random_bytes(s->xs + parts[n].at + k, 16);
+			memcpy(s->xs + parts[n].at + k, pool[rnd() % ARRAY_SIZE(pool)], 16);
 	for (unsigned n = 0; n < 8; n++)
 		X_U64(s, 1088 + 8 * n) = chance(20) ? 0 : chance(25) ? ~0ULL : rnd();
 }

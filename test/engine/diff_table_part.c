@@ -124,12 +124,9 @@ uint64_t undefined_flags(const struct tinsn *i)
 	return i->in.cpu_flags ? i->in.cpu_flags->undefined : 0;
 }
 
-/* Instructions of many accesses: which byte of a page, or which end of the area, faults first. */
-uint64_t cr2_slack(const struct tinsn *i)
+static bool state_area(ZydisMnemonic m)
 {
-	if (!i)
-		return 0;
-	switch (i->in.mnemonic) {
+	switch (m) {
 	case ZYDIS_MNEMONIC_FXSAVE:
 	case ZYDIS_MNEMONIC_FXSAVE64:
 	case ZYDIS_MNEMONIC_FXRSTOR:
@@ -140,26 +137,42 @@ uint64_t cr2_slack(const struct tinsn *i)
 	case ZYDIS_MNEMONIC_XSAVEC64:
 	case ZYDIS_MNEMONIC_XSAVEOPT:
 	case ZYDIS_MNEMONIC_XSAVEOPT64:
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64: return true;
+	default: return false;
+	}
+}
+
+/* Which of several reasons to fault comes first when a whole state area is accessed: the CPU's choice. */
+bool same_fault(const struct tinsn *i, int nat, int eng)
+{
+	const uint64_t faults = BIT(12) | BIT(13) | BIT(14) | BIT(17);
+
+	return i && state_area(i->in.mnemonic) && nat >= 0 && nat < 32 && eng >= 0 && eng < 32 &&
+	       BIT(nat) & faults && BIT(eng) & faults;
+}
+
+/* Instructions of many accesses: which byte of a page, or which end of the area, faults first. */
+uint64_t cr2_slack(const struct tinsn *i)
+{
+	if (!i)
+		return 0;
+	if (state_area(i->in.mnemonic) || i->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ||
+	    strstr(ZydisMnemonicGetString(i->in.mnemonic), "maskmov"))
+		return ~0ULL;
+	switch (i->in.mnemonic) {
 	case ZYDIS_MNEMONIC_RET:
 	case ZYDIS_MNEMONIC_IRET:
 	case ZYDIS_MNEMONIC_IRETD:
-	case ZYDIS_MNEMONIC_IRETQ:
-	case ZYDIS_MNEMONIC_XRSTOR:
-	case ZYDIS_MNEMONIC_XRSTOR64: return ~0ULL;
+	case ZYDIS_MNEMONIC_IRETQ: return ~0ULL;
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FLDENV:
 	case ZYDIS_MNEMONIC_FRSTOR: return 0xfff;
 	default: break;
 	}
-	if (i->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-		return ~0ULL;
 	/* Masked stores: not the first byte that is written. */
-	if (strstr(ZydisMnemonicGetString(i->in.mnemonic), "maskmov"))
-		return ~0ULL;
-	if (i->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && i->in.raw.evex.aaa)
-		return 0xfff;
-	return 0;
+	return i->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && i->in.raw.evex.aaa ? 0xfff : 0;
 }
 
 /* Several stores: one that faults may leave earlier ones done. */
@@ -169,16 +182,8 @@ bool memory_undefined(const struct tinsn *i)
 	case ZYDIS_MNEMONIC_FSTP:
 	case ZYDIS_MNEMONIC_FBSTP: return i->op[0].size == 80;
 	case ZYDIS_MNEMONIC_FNSAVE:
-	case ZYDIS_MNEMONIC_FNSTENV:
-	case ZYDIS_MNEMONIC_FXSAVE:
-	case ZYDIS_MNEMONIC_FXSAVE64:
-	case ZYDIS_MNEMONIC_XSAVE:
-	case ZYDIS_MNEMONIC_XSAVE64:
-	case ZYDIS_MNEMONIC_XSAVEC:
-	case ZYDIS_MNEMONIC_XSAVEC64:
-	case ZYDIS_MNEMONIC_XSAVEOPT:
-	case ZYDIS_MNEMONIC_XSAVEOPT64: return true;
-	default: return false;
+	case ZYDIS_MNEMONIC_FNSTENV: return true;
+	default: return state_area(i->in.mnemonic);
 	}
 }
 
@@ -186,15 +191,9 @@ bool memory_undefined(const struct tinsn *i)
 bool vector_undefined(const struct tinsn *i, const struct outcome *o)
 {
 	if (o->vector != 3)
-		switch (i->in.mnemonic) {
-		case ZYDIS_MNEMONIC_XRSTOR:
-		case ZYDIS_MNEMONIC_XRSTOR64:
-		case ZYDIS_MNEMONIC_FXRSTOR:
-		case ZYDIS_MNEMONIC_FXRSTOR64:
-		case ZYDIS_MNEMONIC_FRSTOR:
-		case ZYDIS_MNEMONIC_FLDENV: return true; /* part of the state may be loaded */
-		default: break;
-		}
+		if (state_area(i->in.mnemonic) || i->in.mnemonic == ZYDIS_MNEMONIC_FRSTOR ||
+		    i->in.mnemonic == ZYDIS_MNEMONIC_FLDENV)
+			return true; /* part of the state may be loaded */
 	return o->vector != 3 && (i->in.meta.category == ZYDIS_CATEGORY_GATHER ||
 				  i->in.meta.category == ZYDIS_CATEGORY_AVX2GATHER);
 }
