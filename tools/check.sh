@@ -27,7 +27,7 @@ for t in "$@"; do
 		timeout -k 5 "$limit" "$@" >"$log" 2>&1 </dev/null
 		rc=$?
 		ok=$(count '\[       OK \]' "$log")
-		sk=$(count '^\[  SKIPPED \] [a-z]' "$log")
+		sk=$(grep '^\[  SKIPPED \] [a-z]' "$log" | sort -u | wc -l) # cmocka names each twice
 		ko=$(count '^\[  FAILED  \] [a-z].*' "$log")
 		ko=$((ko > 0 ? 1 : 0))
 		# A crash, a time-out, or no case at all is a failure however far it got.

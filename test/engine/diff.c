@@ -30,6 +30,8 @@ static struct {
 /* Reports per mnemonic, so that --keep shows each kind of fault once. */
 static uint16_t reported[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 
+#define MIN_SAME 1000 /* tests of one mode */
+
 static struct test t;
 static uint64_t t_seed;
 
@@ -111,13 +113,15 @@ static bool one(int mode, uint64_t seed)
 /* Runs tests of one mode until the time is up or, without --keep, something differs. */
 static bool run_mode(int mode, unsigned seconds, uint64_t seed)
 {
-	uint64_t end = base_now_ns() + seconds * 1000000000ULL, n = 0;
+	uint64_t end, n = 0;
 	bool good = true;
 
 	set_up();
 	gen_init(mode);
 	memset(&counts, 0, sizeof(counts));
-	while ((good || options.keep) && base_now_ns() < end)
+	end = base_now_ns() + seconds * 1000000000ULL;
+	/* A slow build on a busy machine takes longer for what the short form asks for. */
+	while ((good || options.keep) && (base_now_ns() < end || counts.same <= MIN_SAME))
 		for (unsigned k = 0; k < 64 && (good || options.keep); k++) {
 			rng_state = seed + n++ * 0x1000003;
 			good &= one(mode, rnd());
@@ -134,7 +138,7 @@ static void check_mode(int mode)
 	uint64_t seed = options.seed;
 
 	assert_true(run_mode(mode, options.seconds, seed));
-	assert_true(counts.same > 1000);
+	assert_true(counts.same > MIN_SAME);
 	assert_true(counts.skipped * 5 < counts.same);
 }
 
