@@ -121,7 +121,7 @@ static bool run_mode(int mode, unsigned seconds, uint64_t seed)
 	memset(&counts, 0, sizeof(counts));
 	end = base_now_ns() + seconds * 1000000000ULL;
 	/* A slow build on a busy machine takes longer for what the short form asks for. */
-	while ((good || options.keep) && (base_now_ns() < end || counts.same <= MIN_SAME))
+	while ((good || options.keep) && (base_now_ns() < end || (!options.only && counts.same <= MIN_SAME)))
 		for (unsigned k = 0; k < 64 && (good || options.keep); k++) {
 			rng_state = seed + n++ * 0x1000003;
 			good &= one(mode, rnd());
