@@ -14,8 +14,10 @@ kill $q 2>/dev/null
 tr -d '\0' <"$W/memtest.log" | sed 's/\x1b\[[0-9;]*[A-Za-z]/\n/g' >"$W/memtest.txt"
 grep -aiq 'failing\|unexpected\|Errors: *[1-9]' "$W/memtest.txt" && fail "memtest86+ found errors"
 echo "memtest86+: first test done, no error"
+# OVMF 2022.11 maps all of the physical address space with 2 MiB pages: with the 48 bits of some hosts its
+# tables alone are larger than this guest, on any KVM. 40 bits is what QEMU gives other CPU models.
 cp /usr/share/OVMF/OVMF_VARS_4M.fd "$W/vars.fd"
-timeout -k 5 300 "$B/userkvm" run qemu-system-x86_64 -nodefaults -display none -cpu host -m 256 -M q35,accel=kvm \
+timeout -k 5 300 "$B/userkvm" run qemu-system-x86_64 -nodefaults -display none -cpu host,host-phys-bits-limit=40 -m 256 -M q35,accel=kvm \
 	-drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
 	-drive "if=pflash,format=raw,file=$W/vars.fd" -serial "file:$W/ovmf.log" </dev/null >"$W/ovmf.err" 2>&1 &
 q=$!
