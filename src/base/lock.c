@@ -140,34 +140,3 @@ void spin_unlock(struct spinlock *s)
 {
 	mutex_unlock(&s->m);
 }
-
-/* -- Reader-writer lock -- */
-
-void rwlock_init(struct rwlock *l, enum lock_role role)
-{
-	pthread_rwlock_init(&l->l, NULL);
-	l->role = role;
-}
-
-void rwlock_rdlock(struct rwlock *l)
-{
-	note_acquire(l->role, l, LOCKDEP_READ);
-	pthread_rwlock_rdlock(&l->l);
-}
-
-void rwlock_wrlock(struct rwlock *l)
-{
-	note_acquire(l->role, l, LOCKDEP_EXCL);
-	pthread_rwlock_wrlock(&l->l);
-}
-
-void rwlock_unlock(struct rwlock *l)
-{
-	note_release(l->role, l);
-	pthread_rwlock_unlock(&l->l);
-}
-
-void rwlock_destroy(struct rwlock *l)
-{
-	pthread_rwlock_destroy(&l->l);
-}

@@ -31,11 +31,6 @@ struct spinlock {
 	struct mutex m; /* spins briefly, then sleeps: a vCPU thread may be preempted while holding it */
 };
 
-struct rwlock {
-	pthread_rwlock_t l;
-	uint32_t role;
-};
-
 void mutex_init(struct mutex *m, enum lock_role role);
 /* In the only thread of a forked child: free, whoever held it in the parent. Acquires, as taking it would. */
 void mutex_forked(struct mutex *m);
@@ -48,12 +43,6 @@ int mutex_lock_interruptible(struct mutex *m);
 void spin_init(struct spinlock *s, enum lock_role role);
 void spin_lock(struct spinlock *s);
 void spin_unlock(struct spinlock *s);
-
-void rwlock_init(struct rwlock *l, enum lock_role role);
-void rwlock_rdlock(struct rwlock *l);
-void rwlock_wrlock(struct rwlock *l);
-void rwlock_unlock(struct rwlock *l);
-void rwlock_destroy(struct rwlock *l);
 
 #ifdef USERKVM_CHECKED
 /* Reports unless this thread holds m. */

@@ -24,7 +24,7 @@
 #define MAX_STACK 16
 #define TLS	  __thread __attribute__((tls_model("initial-exec")))
 
-enum lock_kind { MUTEX, SPIN, RWLOCK, SRCU };
+enum lock_kind { MUTEX, SPIN, SRCU };
 
 struct role_info {
 	const char *name;

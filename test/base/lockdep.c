@@ -213,7 +213,6 @@ static void clean_nesting_is_silent(void **state)
 {
 	struct mutex kvm, vcpu, slots, irq;
 	struct spinlock ring;
-	struct rwlock rw;
 	struct srcu s;
 	int i, j;
 
@@ -223,7 +222,6 @@ static void clean_nesting_is_silent(void **state)
 	mutex_init(&slots, LOCK_SLOTS);
 	mutex_init(&irq, LOCK_IRQ);
 	spin_init(&ring, LOCK_RING);
-	rwlock_init(&rw, LOCK_TEST_A);
 	mutex_lock(&kvm);
 	mutex_lock(&vcpu);
 	mutex_lock(&slots);
@@ -231,10 +229,8 @@ static void clean_nesting_is_silent(void **state)
 	j = srcu_read_lock(&s); /* recursive */
 	mutex_lock(&irq);
 	spin_lock(&ring);
-	rwlock_rdlock(&rw);
 	lock_assert_held(&slots);
 	mutex_unlock(&kvm); /* out of order is fine */
-	rwlock_unlock(&rw);
 	spin_unlock(&ring);
 	mutex_unlock(&irq);
 	srcu_read_unlock(&s, j);
@@ -247,7 +243,6 @@ static void clean_nesting_is_silent(void **state)
 	lock_assert_none("here");
 	mutex_unlock(&vcpu);
 	assert_int_equal(lockdep_reports(), 0);
-	rwlock_destroy(&rw);
 	srcu_cleanup(&s);
 }
 
