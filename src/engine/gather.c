@@ -100,25 +100,33 @@ static void gather_commit(struct engine_cpu *c, const struct insn *i, const stru
 			memset(f->zmm[G_MASK(i)] + n * len, 0xff, len);
 }
 
-static void op_gather(struct engine_cpu *c, const struct insn *i)
+/* g is the caller's: what changes after sigsetjmp must not live in the frame that called it. */
+static __attribute__((noinline)) void gather_guarded(struct engine_cpu *c, const struct insn *i,
+						     struct gather *g)
 {
 	sigjmp_buf *outer = c->jump, here;
-	struct gather g; /* after sigsetjmp only gather_all changes it */
 
-	vector_check(c, G_FLAGS(i) & G_EVEX ? NEED_AVX512 : NEED_AVX);
-	memcpy(g.data, c->fpu->zmm[G_DATA(i)], 64);
-	g.left = wanted(c, i);
 	c->jump = &here;
 	if (!sigsetjmp(here, 0)) {
-		gather_all(c, i, &g);
+		gather_all(c, i, g);
 		c->jump = outer;
-		gather_commit(c, i, &g);
+		gather_commit(c, i, g);
 		return;
 	}
 	c->jump = outer;
 	if (c->leave == LEAVE_FAULT)
-		gather_commit(c, i, &g);
+		gather_commit(c, i, g);
 	siglongjmp(*outer, 1);
+}
+
+static void op_gather(struct engine_cpu *c, const struct insn *i)
+{
+	struct gather g;
+
+	vector_check(c, G_FLAGS(i) & G_EVEX ? NEED_AVX512 : NEED_AVX);
+	memcpy(g.data, c->fpu->zmm[G_DATA(i)], 64);
+	g.left = wanted(c, i);
+	gather_guarded(c, i, &g);
 }
 
 /* -- Scatter -- */
@@ -137,24 +145,32 @@ static __attribute__((noinline)) void scatter_all(struct engine_cpu *c, const st
 	}
 }
 
-static void op_scatter(struct engine_cpu *c, const struct insn *i)
+/* As gather_guarded. */
+static __attribute__((noinline)) void scatter_guarded(struct engine_cpu *c, const struct insn *i,
+						      uint64_t *left)
 {
 	sigjmp_buf *outer = c->jump, here;
-	uint64_t left; /* after sigsetjmp only scatter_all changes it */
 
-	vector_check(c, NEED_AVX512);
-	left = wanted(c, i);
 	c->jump = &here;
 	if (!sigsetjmp(here, 0)) {
-		scatter_all(c, i, &left);
+		scatter_all(c, i, left);
 		c->jump = outer;
 		mask_commit(c, i, 0);
 		return;
 	}
 	c->jump = outer;
 	if (c->leave == LEAVE_FAULT)
-		mask_commit(c, i, left);
+		mask_commit(c, i, *left);
 	siglongjmp(*outer, 1);
+}
+
+static void op_scatter(struct engine_cpu *c, const struct insn *i)
+{
+	uint64_t left;
+
+	vector_check(c, NEED_AVX512);
+	left = wanted(c, i);
+	scatter_guarded(c, i, &left);
 }
 
 /* -- MASKMOVDQU, VMASKMOVDQU, MASKMOVQ: bytes of one register where another's bytes have their sign set -- */
