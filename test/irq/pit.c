@@ -162,7 +162,7 @@ static void speaker_port(void **state)
 static void periodic_ticks(void **state)
 {
 	uint64_t start = base_now_ns();
-	int i;
+	int i, quiet;
 
 	program(0, 2, 5966); /* 200 Hz */
 	for (i = 0; i < 20; i++)
@@ -171,10 +171,16 @@ static void periodic_ticks(void **state)
 	outb(0x43, 3 << 4 | 5 << 1); /* mode 5 waits for a gate that channel 0 does not have */
 	outb(0x40, 0xff);
 	outb(0x40, 0xff);
-	while (pending(0) >= 0)
-		take_tick();
-	usleep(12000);
-	assert_int_equal(pending(0), -1);
+	/* What is still owed comes, on the loop's thread; then no more. */
+	start = base_now_ns();
+	for (quiet = 0; quiet < 20; quiet++) {
+		assert_true(base_now_ns() - start < 2000 * MS);
+		usleep(1000);
+		if (pending(0) >= 0) {
+			take_tick();
+			quiet = 0;
+		}
+	}
 }
 
 static void one_shot(void **state)
