@@ -4,6 +4,7 @@
  *	make check T=api/files
  *	USERKVM_ORACLE=1 build/checked/test/api/files
  * How many objects live is read from our own memory map: each has a memfd that the library maps.
+ * WORKS: fds | dup, fork, SCM_RIGHTS, close_range, mmap: released once, at the last close anywhere
  */
 #include <stdarg.h>
 #include <setjmp.h>

@@ -3,7 +3,8 @@
  * The engine against the host's CPU (diff.h tells how).
  *	make check T=engine/diff
  *	build/checked/test/engine/diff --time 600 [--mode 64|32|16|all] [--seed N] [--only MNEMONIC] [--keep]
- *[--table]
+ *		[--table]
+ * WORKS: Every ring-3 instruction of the host CPU | random sequences in 64-, 32- and 16-bit mode, compared with the host itself
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -3,6 +3,7 @@
  * Code coherence: an instruction that was executed before is executed as its bytes are now, whoever wrote
  * them: the guest itself, another vCPU, the VMM with a store, the VMM with pread() into guest RAM.
  *	make check T=guest/coherence
+ * WORKS: Self-modifying and patched code | written by the guest, another vCPU, the VMM by store and by `pread`
  */
 #include <pthread.h>
 #include <setjmp.h>

@@ -2,6 +2,7 @@
 /*
  * Each exception with its exact vector, error code, RIP and CR2, at CPL 0 and 3.
  *	make check T=guest/exceptions		or, on a real KVM: build/checked/test/guest/exceptions
+ * WORKS: Exceptions | exact vector, error code, RIP and CR2
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -2,6 +2,7 @@
 /*
  * All paging forms: 32-bit with 4 KiB and 4 MiB pages, PAE, 4-level; SMEP, SMAP, WP, Accessed and Dirty,
  * global pages and INVLPG, PCID.	make check T=guest/paging
+ * WORKS: Paging | 32-bit, PSE, PAE, 4-level; NX, WP, SMEP, SMAP, A/D, global pages, PCID
  */
 #include <setjmp.h>
 #include <stdarg.h>

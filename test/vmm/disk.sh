@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Debian's generic kernel with an ext4 root on virtio-blk and virtio-net user networking: the guest fetches
 # 16 MiB from the host's loopback (sha256 equal), writes 64 MiB, unmounts; e2fsck finds the image clean.
+# WORKS: Debian generic kernel, ext4 on virtio-blk, virtio-net | 64 MiB written and checked by `e2fsck`, 16 MiB fetched, checksums equal
 . "$(dirname "$0")/lib.sh"
 tools/assets.sh disk-initrd || exit 1
 mkdir "$W/root" "$W/srv"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # memtest86+ completes its first test without an error; OVMF reaches its shell.
+# WORKS: memtest86+, OVMF | first test without errors; the UEFI shell
 . "$(dirname "$0")/lib.sh"
 # memtest86+ draws its screen on the serial line with cursor moves: look for the test number and the counters.
 # shellcheck disable=SC2086

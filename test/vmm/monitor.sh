@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # QEMU monitor commands under load: stop, cont, info registers, savevm/loadvm, migrate, system_reset.
+# WORKS: QEMU monitor under load | stop, cont, info registers, savevm, loadvm, live migration, system_reset
 . "$(dirname "$0")/lib.sh"
 tools/assets.sh cloud && tools/assets.sh initrd || exit 1
 command -v qemu-img >/dev/null && qemu-img create -q -f qcow2 "$W/snap.qcow2" 64M

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # pc (SeaBIOS, real mode) and q35 boot with the irqchip in the kernel, split and off, 1 and 2 vCPUs.
+# WORKS: QEMU `-M pc` (SeaBIOS) and `-M q35` | irqchip in the kernel, split and off; 1 and 2 vCPUs
 . "$(dirname "$0")/lib.sh"
 for m in pc q35; do
 	for chip in on split off; do
