@@ -447,6 +447,78 @@ static void string_progress(void **state)
 	}
 }
 
+/* -- Devices in the same instruction -- */
+
+KU_ASM(device_to_ram, 64, "movsl\n out %al, $0xe1");
+KU_ASM(port_to_ram, 64, "mov $0xe4, %dx\n rep insb\n out %al, $0xe1");
+
+/* What a device has said is kept until memory is there to take it: it is asked once. */
+static void device_asked_once(void **state)
+{
+	struct env *e = *state;
+	struct ku_vcpu *cpu = e ? &e->g.cpu : NULL;
+	struct kvm_regs r;
+
+	ONLY_HERE();
+	gu_window(&e->g, 8, 0xd0000000);
+	memset(e->too, 0, PAGES * PAGE);
+	GU_ASM(&e->g, device_to_ram);
+	ku_get_regs(cpu, &r);
+	r.rsi = GU_WINDOW + 8 * PAGE;
+	r.rdi = GU_WINDOW + 0x10;
+	ku_set_regs(cpu, &r);
+	lose(e, NONE, 0);
+	assert_int_equal(ku_run(cpu), KVM_EXIT_MMIO);
+	memcpy(cpu->run->mmio.data, &(uint32_t){0x12345678}, 4);
+	assert_int_equal(ku_errno(cpu->fd, KVM_RUN, 0), EFAULT);
+	ku_get_regs(cpu, &r);
+	assert_int_equal(r.rip, GU_CODE);
+	assert_int_equal(r.rdi, GU_WINDOW + 0x10);
+	assert_int_equal(ku_errno(cpu->fd, KVM_RUN, 0), EFAULT);
+	repair(e, NONE, 0, NULL);
+	assert_int_equal(ku_run(cpu), KVM_EXIT_IO);
+	assert_int_equal(cpu->run->io.port, 0xe1);
+	assert_int_equal(*(uint32_t *)(e->too + 0x10), 0x12345678);
+}
+
+static void port_asked_once(void **state)
+{
+	struct env *e = *state;
+	struct ku_vcpu *cpu = e ? &e->g.cpu : NULL;
+	struct kvm_regs r;
+	uint8_t next = 1;
+	bool lost = true;
+	int error;
+
+	ONLY_HERE();
+	memset(e->too, 0, PAGES * PAGE);
+	GU_ASM(&e->g, port_to_ram);
+	ku_get_regs(cpu, &r);
+	r.rdi = GU_WINDOW + PAGE - 3;
+	r.rcx = 6;
+	ku_set_regs(cpu, &r);
+	lose(e, NONE, 1);
+	for (;;) {
+		error = ku_errno(cpu->fd, KVM_RUN, 0);
+		if (error) {
+			assert_int_equal(error, EFAULT);
+			assert_true(lost);
+			lost = false;
+			repair(e, NONE, 1, NULL);
+			continue;
+		}
+		assert_int_equal(cpu->run->exit_reason, KVM_EXIT_IO);
+		if (cpu->run->io.port == 0xe1)
+			break;
+		for (unsigned i = 0; i < cpu->run->io.count; i++)
+			((uint8_t *)ku_io_data(cpu))[i] = next++;
+	}
+	assert_false(lost);
+	assert_int_equal(next, 7);
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(e->too[PAGE - 3 + i], i + 1);
+}
+
 /* -- While the guest runs -- */
 
 KU_ASM(count, 64, "1: lock incl (%rbx)\n inc %ecx\n jmp 1b");
@@ -579,6 +651,8 @@ int main(void)
 	    cmocka_unit_test(tables_and_code),
 	    cmocka_unit_test(code_straddles),
 	    cmocka_unit_test(string_progress),
+	    cmocka_unit_test(device_asked_once),
+	    cmocka_unit_test(port_asked_once),
 	    cmocka_unit_test(under_a_running_guest),
 	    cmocka_unit_test(cut_off),
 	    cmocka_unit_test(replaced),
