@@ -105,6 +105,12 @@ static bool is_call_gate(const struct engine_cpu *c, const struct desc *d)
 	return desc_type(d) == SYS_CALL32 || (!c->long_mode && desc_type(d) == SYS_CALL16);
 }
 
+/* Outside 64-bit code an offset has 32 bits, whatever width it came in. */
+static uint64_t target_off(const struct engine_cpu *c, const struct engine_seg *cs, uint64_t off)
+{
+	return c->long_mode && (cs->attr & SEG_L) ? off : (uint32_t)off;
+}
+
 /* -- JMP -- */
 
 void far_jump(struct engine_cpu *c, uint16_t sel, uint64_t off, unsigned opsize)
@@ -125,6 +131,7 @@ void far_jump(struct engine_cpu *c, uint16_t sel, uint64_t off, unsigned opsize)
 			engine_raise_err(c, EXC_GP, sel_error(c, sel));
 		check_code(c, &d, sel, true);
 		desc_to_seg(&d, sel, &cs);
+		off = target_off(c, &cs, off);
 		far_check_rip(c, &cs, off, 0);
 		enter_same_level(c, &d, sel, off);
 	} else if (is_call_gate(c, &d)) {
@@ -148,7 +155,9 @@ static void call_same_level(struct engine_cpu *c, struct desc *d, uint16_t sel, 
 
 	desc_to_seg(d, sel, &cs);
 	far_stack_current(c, &st, 0);
-	st.wide |= c->long_mode && (cs.attr & SEG_L); /* a call to 64-bit code pushes as that does */
+	if (c->long_mode)
+		st.wide = cs.attr & SEG_L; /* the pushes are the target mode's */
+	off = target_off(c, &cs, off);
 	far_push(c, &st, c->seg[CS].sel, size);
 	far_push(c, &st, c->next_rip, size);
 	far_check_rip(c, &cs, off, 0);
@@ -292,7 +301,7 @@ static void ret_real(struct engine_cpu *c, unsigned opsize, uint16_t pop)
 void far_ret(struct engine_cpu *c, unsigned opsize, uint16_t pop)
 {
 	struct engine_seg cs, ss;
-	struct far_stack st;
+	struct far_stack st, above;
 	uint64_t off, sp;
 	uint16_t sel, ss_sel;
 	bool to64;
@@ -302,10 +311,14 @@ void far_ret(struct engine_cpu *c, unsigned opsize, uint16_t pop)
 		return;
 	}
 	far_stack_current(c, &st, 0);
+	above = st; /* the selector is read first */
+	above.sp += opsize;
+	sel = far_pop_sel(c, &above, opsize);
 	off = far_pop(c, &st, opsize);
-	sel = far_pop_sel(c, &st, opsize);
+	st = above;
 	read_return_cs(c, sel, &cs);
 	to64 = c->long_mode && (cs.attr & SEG_L);
+	off = target_off(c, &cs, off);
 	if ((sel & 3) == c->cpl) {
 		far_check_rip(c, &cs, off, 0);
 		far_stack_commit(c, &st, false);
@@ -407,14 +420,18 @@ static void iret_protected(struct engine_cpu *c, unsigned opsize)
 {
 	uint64_t mask = iret_flags_mask(c, opsize), off, flags, sp = 0;
 	struct engine_seg cs, ss;
-	struct far_stack st;
+	struct far_stack st, above, above_sel;
 	uint16_t sel, ss_sel = 0;
 	bool to64, outer;
 
 	far_stack_current(c, &st, 0);
+	above = above_sel = st; /* read from the top: flags, selector, offset */
+	above_sel.sp += opsize;
+	above.sp += 2 * opsize;
+	flags = far_pop(c, &above, opsize);
+	sel = far_pop_sel(c, &above_sel, opsize);
 	off = far_pop(c, &st, opsize);
-	sel = far_pop(c, &st, opsize);
-	flags = far_pop(c, &st, opsize);
+	st = above;
 	if ((flags & FLAG_VM) && opsize == 4 && c->cpl == 0 && !c->long_mode) {
 		iret_to_v86(c, &st, off, sel, flags);
 		return;
@@ -423,9 +440,10 @@ static void iret_protected(struct engine_cpu *c, unsigned opsize)
 	read_return_cs(c, sel, &cs);
 	outer = (sel & 3) != c->cpl;
 	to64 = c->long_mode && (cs.attr & SEG_L);
+	off = target_off(c, &cs, off);
 	if (outer || c->code64) {
 		sp = far_pop(c, &st, opsize);
-		ss_sel = far_pop(c, &st, opsize);
+		ss_sel = far_pop_sel(c, &st, opsize);
 		read_return_ss(c, ss_sel, sel & 3, to64, &ss);
 	}
 	far_check_rip(c, &cs, off, 0);

@@ -99,7 +99,7 @@ static void tlb_insert(struct engine_cpu *c, const struct walk *w, enum mmu_clas
 	uint64_t lin = w->lin & ~PAGE_OFFSET_MASK;
 	uint64_t tag = lin | (c->tlb_key & GEN_MASK) | class;
 	struct tlb_entry *e = tlb_slot(c, lin);
-	bool watched = c->break_data && debug_page_watched(c, lin);
+	bool watched = (c->break_data && debug_page_watched(c, lin)) || c->slow & SLOW_AC;
 
 	e->rtag = e->wtag = e->xtag = ~0ULL;
 	atomic_signal_fence(memory_order_seq_cst);

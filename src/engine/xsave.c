@@ -353,7 +353,8 @@ static void restore(struct engine_cpu *c, uint64_t lin, uint64_t rfbm, const str
 	uint8_t area[AREA_MAX];
 
 	guest_probe(c, lin + extent(rfbm, h->comp_bv) - 1, 1, false);
-	guest_probe(c, lin, 1, false);
+	if ((compacted ? load : rfbm) & (XF_X87 | XF_SSE))
+		guest_probe(c, lin, 1, false);
 	read_area(c, lin, area, h, load, mxcsr);
 	if (load & XF_X87)
 		legacy_in(c, area, wide);

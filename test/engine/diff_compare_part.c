@@ -77,6 +77,15 @@ static void compare_words(const char *what, const uint8_t *a, const uint8_t *b, 
 	}
 }
 
+/* The instruction that faulted, else the last one. */
+static const struct tinsn *last_run(const struct test *t, const struct outcome *o)
+{
+	for (unsigned n = 0; n < t->n; n++)
+		if (t->insn[n].at == (uint32_t)(o->st.rip & 0xffff) && o->vector != 3)
+			return &t->insn[n];
+	return t->n ? &t->insn[t->n - 1] : NULL;
+}
+
 static void compare_general(const struct test *t, const struct outcome *nat, const struct outcome *eng)
 {
 	uint64_t mask = t->mode == 64 ? ~0ULL : 0xffffffff, flags = 0xffffffff;
@@ -86,8 +95,9 @@ static void compare_general(const struct test *t, const struct outcome *nat, con
 			differ(gpr_name[n], n, nat->st.gpr[n] & mask, eng->st.gpr[n] & mask);
 	if (nat->st.rip != eng->st.rip)
 		differ("rip", 0, nat->st.rip, eng->st.rip);
-	if (t->n)
-		flags &= ~undefined_flags(&t->insn[t->n - 1]);
+	for (unsigned n = 0; n < t->n; n++)
+		if (last_run(t, nat) == &t->insn[n])
+			flags &= ~undefined_flags(&t->insn[n]) & ~(n ? undefined_flags(&t->insn[n - 1]) : 0);
 	if ((nat->st.rflags ^ eng->st.rflags) & flags)
 		differ("rflags", 0, nat->st.rflags, eng->st.rflags);
 	for (unsigned n = 0; n < 6; n++)
@@ -97,15 +107,6 @@ static void compare_general(const struct test *t, const struct outcome *nat, con
 		differ("fsbase", 0, nat->st.fsbase, eng->st.fsbase);
 	if (t->mode == 64 && nat->st.gsbase != eng->st.gsbase)
 		differ("gsbase", 0, nat->st.gsbase, eng->st.gsbase);
-}
-
-/* The instruction that faulted, else the last one. */
-static const struct tinsn *last_run(const struct test *t, const struct outcome *o)
-{
-	for (unsigned n = 0; n < t->n; n++)
-		if (t->insn[n].at == (uint32_t)(o->st.rip & 0xffff) && o->vector != 3)
-			return &t->insn[n];
-	return t->n ? &t->insn[t->n - 1] : NULL;
 }
 
 static void compare_end(const struct test *t, const struct outcome *nat, const struct outcome *eng)

@@ -124,6 +124,11 @@ uint64_t undefined_flags(const struct tinsn *i)
 	return i->in.cpu_flags ? i->in.cpu_flags->undefined : 0;
 }
 
+static bool masked(const struct tinsn *i)
+{
+	return i->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && i->in.raw.evex.aaa;
+}
+
 static bool state_area(ZydisMnemonic m)
 {
 	switch (m) {
@@ -143,12 +148,20 @@ static bool state_area(ZydisMnemonic m)
 	}
 }
 
-/* Which of several reasons to fault comes first when a whole state area is accessed: the CPU's choice. */
+/*
+ * Which of several reasons to fault comes first where the manuals leave it open: when a whole state area is
+ * accessed; alignment against segment limit, type and canonicality; one element of a masked operand against
+ * another.
+ */
 bool same_fault(const struct tinsn *i, int nat, int eng)
 {
 	const uint64_t faults = BIT(12) | BIT(13) | BIT(14) | BIT(17);
 
-	return i && state_area(i->in.mnemonic) && nat >= 0 && nat < 32 && eng >= 0 && eng < 32 &&
+	if ((nat == 17 && (eng == 12 || eng == 13)) || (eng == 17 && (nat == 12 || nat == 13)))
+		return true;
+	if (!i)
+		return false;
+	return (state_area(i->in.mnemonic) || masked(i)) && nat >= 0 && nat < 32 && eng >= 0 && eng < 32 &&
 	       BIT(nat) & faults && BIT(eng) & faults;
 }
 
@@ -172,7 +185,7 @@ uint64_t cr2_slack(const struct tinsn *i)
 	default: break;
 	}
 	/* Masked stores: not the first byte that is written. */
-	return i->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && i->in.raw.evex.aaa ? 0xfff : 0;
+	return masked(i) ? 0xfff : 0;
 }
 
 /* Several stores: one that faults may leave earlier ones done. */
@@ -181,6 +194,9 @@ bool memory_undefined(const struct tinsn *i)
 	switch (i->in.mnemonic) {
 	case ZYDIS_MNEMONIC_FSTP:
 	case ZYDIS_MNEMONIC_FBSTP: return i->op[0].size == 80;
+	case ZYDIS_MNEMONIC_ENTER:
+	case ZYDIS_MNEMONIC_PUSHA:
+	case ZYDIS_MNEMONIC_PUSHAD:
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FNSTENV: return true;
 	default: return state_area(i->in.mnemonic);
