@@ -258,7 +258,7 @@ struct engine_cpu {
 #define SLOW_BREAK  4 /* DR7 or guest-debug breakpoints armed */
 #define SLOW_RF	    8
 #define SLOW_WINDOW 32 /* want_window */
-#define SLOW_AC                                                                                             \
+#define SLOW_AC \
 	64	    /* alignment is checked: CR0.AM, RFLAGS.AC, CPL 3 (set where RFLAGS, CR0 or CPL change) \
 		     */
 #define MODE_REAL 8 /* mode_key */
