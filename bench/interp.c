@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Instructions per second of the interpreter, 64-bit code on flat memory: build/bench/interp [MILLIONS] */
+/*
+ * Instructions per second of the interpreter, 64-bit code on flat memory, beside the same instructions run
+ * natively in the same process: build/bench/interp [MILLIONS]
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -10,16 +13,21 @@
 #define RAM  (64UL << 20)
 #define CODE 0x100000UL
 
-/* Each kernel runs RCX times round its loop and halts; R15 points to scratch memory. */
-#define KERNEL(name, text)                         \
-	extern const uint8_t name[], name##_end[]; \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\nhlt\n" #name "_end:\n.popsection\n")
+/* Each kernel runs RCX times round its loop and stops; R15 points to scratch memory. Twice: for the guest,
+ * which stops at HLT, and for the host, which returns. */
+#define KERNEL(name, text)                                                                                \
+	extern const uint8_t name[], name##_end[], name##_native[], name##_native_end[];                  \
+	__asm__(".pushsection .rodata\n.macro stop\nhlt\n.endm\n" #name ":\n" text "\nstop\n" #name       \
+		"_end:\n.purgem stop\n.macro stop\nret\n.endm\n" #name "_native:\n" text "\nstop\n" #name \
+		"_native_end:\n.purgem stop\n.popsection\n")
+#define RUN(c, kernel, loops) \
+	run(c, #kernel, k_##kernel, k_##kernel##_end, k_##kernel##_native, k_##kernel##_native_end, loops)
 
 KERNEL(k_alu, "1: add %rax, %rbx\n xor %rbx, %rdx\n lea 3(%rax,%rdx,2), %rsi\n shr $3, %rsi\n"
 	      "and $0xffff, %esi\n add %rsi, %rax\n dec %rcx\n jnz 1b\n");
 KERNEL(k_mem, "1: mov (%r15), %rax\n add 8(%r15), %rax\n mov %rax, 16(%r15)\n mov %eax, 24(%r15)\n"
 	      "movzbl 17(%r15), %edx\n add %rdx, 32(%r15)\n dec %rcx\n jnz 1b\n");
-KERNEL(k_call, "1: push %rbx\n call 2f\n pop %rbx\n dec %rcx\n jnz 1b\n hlt\n"
+KERNEL(k_call, "1: push %rbx\n call 2f\n pop %rbx\n dec %rcx\n jnz 1b\n stop\n"
 	       "2: push %rbp\n mov %rsp, %rbp\n mov %rdi, -8(%rbp)\n test %rdi, %rdi\n leave\n ret\n");
 KERNEL(k_branch, "1: test $1, %cl\n jz 2f\n add $5, %rax\n cmp %rax, %rbx\n ja 3f\n 2: sub $3, %rbx\n"
 		 "3: cmp $100, %rdx\n jb 4f\n inc %rdx\n 4: dec %rcx\n jnz 1b\n");
@@ -91,12 +99,34 @@ static uint64_t cpu_ns(void)
 	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
+/* CPU nanoseconds of the kernel run by the host itself. */
+static uint64_t native_ns(const uint8_t *code, const uint8_t *end, uint64_t loops)
+{
+	uint8_t *exec =
+	    mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t t;
+
+	if (exec == MAP_FAILED)
+		return 0;
+	memcpy(exec, code, end - code);
+	t = cpu_ns();
+	__asm__ volatile(
+	    "mov %[ram], %%r15\n\tmov $1, %%ebx\n\txor %%eax, %%eax\n\txor %%edx, %%edx\n\t"
+	    "xor %%esi, %%esi\n\txor %%edi, %%edi\n\tsub $128, %%rsp\n\tcall *%[exec]\n\tadd $128, %%rsp"
+	    : "+c"(loops)
+	    : [exec] "r"(exec), [ram] "r"(ram + 0x200000)
+	    : "rax", "rbx", "rdx", "rsi", "rdi", "r15", "memory", "cc");
+	t = cpu_ns() - t;
+	munmap(exec, 4096);
+	return t;
+}
+
 static void run(struct engine_cpu *c, const char *name, const uint8_t *code, const uint8_t *end,
-		uint64_t loops)
+		const uint8_t *native, const uint8_t *native_end, uint64_t loops)
 {
 	struct kvm_regs r = {
 	    .rip = CODE, .rsp = 0x80000, .r15 = 0x200000, .rcx = loops, .rflags = 2, .rbx = 1};
-	uint64_t t, n = engine_retired(c);
+	uint64_t t, n = engine_retired(c), host = native_ns(native, native_end, loops);
 
 	memcpy(ram + CODE, code, end - code);
 	engine_set_regs(c, &r);
@@ -105,7 +135,8 @@ static void run(struct engine_cpu *c, const char *name, const uint8_t *code, con
 		printf("%s: unexpected exit\n", name);
 	t = cpu_ns() - t;
 	n = engine_retired(c) - n;
-	printf("interp %-8s %7.1f MIPS\n", name, n * 1e3 / t);
+	printf("interp %-8s %7.1f MIPS   native %8.1f MIPS   slowdown %6.1f\n", name, n * 1e3 / t,
+	       n * 1e3 / host, (double)t / host);
 }
 
 int main(int argc, char **argv)
@@ -121,13 +152,13 @@ int main(int argc, char **argv)
 		return 1;
 	engine_set_features(c, &f);
 	enter_long(c);
-	run(c, "alu", k_alu, k_alu_end, loops);
-	run(c, "mem", k_mem, k_mem_end, loops);
-	run(c, "call", k_call, k_call_end, loops);
-	run(c, "branch", k_branch, k_branch_end, loops);
-	run(c, "mixed", k_mixed, k_mixed_end, loops);
-	run(c, "lock", k_lock, k_lock_end, loops);
-	run(c, "movs", k_movs, k_movs_end, loops / 10);
+	RUN(c, alu, loops);
+	RUN(c, mem, loops);
+	RUN(c, call, loops);
+	RUN(c, branch, loops);
+	RUN(c, mixed, loops);
+	RUN(c, lock, loops);
+	RUN(c, movs, loops / 10);
 	engine_cpu_destroy(c);
 	engine_code_destroy(code);
 	return 0;
