@@ -10,8 +10,9 @@
 
 #include "engine/engine.h"
 
-#define RAM  (64UL << 20)
-#define CODE 0x100000UL
+#define RAM	(64UL << 20)
+#define CODE	0x100000UL
+#define SCRATCH 0x200000UL
 
 /* Each kernel runs RCX times round its loop and stops; R15 points to scratch memory. Twice: for the guest,
  * which stops at HLT, and for the host, which returns. */
@@ -109,12 +110,13 @@ static uint64_t native_ns(const uint8_t *code, const uint8_t *end, uint64_t loop
 	if (exec == MAP_FAILED)
 		return 0;
 	memcpy(exec, code, end - code);
+	memset(ram + SCRATCH, 0, 0x10000);
 	t = cpu_ns();
 	__asm__ volatile(
 	    "mov %[ram], %%r15\n\tmov $1, %%ebx\n\txor %%eax, %%eax\n\txor %%edx, %%edx\n\t"
 	    "xor %%esi, %%esi\n\txor %%edi, %%edi\n\tsub $128, %%rsp\n\tcall *%[exec]\n\tadd $128, %%rsp"
 	    : "+c"(loops)
-	    : [exec] "r"(exec), [ram] "r"(ram + 0x200000)
+	    : [exec] "r"(exec), [ram] "r"(ram + SCRATCH)
 	    : "rax", "rbx", "rdx", "rsi", "rdi", "r15", "memory", "cc");
 	t = cpu_ns() - t;
 	munmap(exec, 4096);
@@ -125,10 +127,11 @@ static void run(struct engine_cpu *c, const char *name, const uint8_t *code, con
 		const uint8_t *native, const uint8_t *native_end, uint64_t loops)
 {
 	struct kvm_regs r = {
-	    .rip = CODE, .rsp = 0x80000, .r15 = 0x200000, .rcx = loops, .rflags = 2, .rbx = 1};
+	    .rip = CODE, .rsp = 0x80000, .r15 = SCRATCH, .rcx = loops, .rflags = 2, .rbx = 1};
 	uint64_t t, n = engine_retired(c), host = native_ns(native, native_end, loops);
 
 	memcpy(ram + CODE, code, end - code);
+	memset(ram + SCRATCH, 0, 0x10000);
 	engine_set_regs(c, &r);
 	t = cpu_ns();
 	if (engine_run(c) != ENGINE_EXIT_HLT)
