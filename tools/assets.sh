@@ -10,13 +10,21 @@ mkdir -p $A
 
 die() { echo "assets: $*" >&2; exit 1; }
 
+# Downloads the kernel package behind a meta package into $A/deb; its name is printed.
+fetch() {
+	pkg=$(apt-cache depends "$1" 2>/dev/null | awk '/Depends: linux-image/ {print $2; exit}')
+	[ -n "$pkg" ] || return 1
+	mkdir -p "$A/deb"
+	(cd "$A/deb" && apt-get -qq download "$pkg" >/dev/null 2>&1) || return 1
+	echo "$pkg"
+}
+
 # The kernel behind a meta package, unpacked: $A/$2/vmlinuz and its modules.
 kernel() {
 	[ -e "$A/$2/vmlinuz" ] && return 0
-	pkg=$(apt-cache depends "$1" | awk '/Depends: linux-image/ {print $2; exit}')
-	[ -n "$pkg" ] || die "apt knows no $1: run 'apt-get update'"
-	mkdir -p "$A/deb"
-	(cd "$A/deb" && apt-get -qq download "$pkg" 2>/dev/null) || die "cannot download $pkg: run 'apt-get update'"
+	# No package list, or an old one: a root may fetch it.
+	pkg=$(fetch "$1") || { [ "$(id -u)" = 0 ] && apt-get -qq update && pkg=$(fetch "$1"); } ||
+		die "cannot download the package behind $1: run 'sudo apt-get update' and try again"
 	rm -rf "$A/$2.tmp"
 	mkdir -p "$A/$2.tmp"
 	dpkg-deb -x "$A"/deb/"${pkg}"_*.deb "$A/$2.tmp"

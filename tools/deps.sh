@@ -6,7 +6,7 @@ set -eu
 build="gcc make libc6-dev libzydis-dev"
 demo="$build qemu-system-x86 qemu-system-data seabios ipxe-qemu busybox-static cpio gzip dpkg apt"
 check="$demo libcmocka-dev ovmf memtest86+ e2fsprogs gdb python3 socat qemu-utils"
-lint="$build clang clang-format clang-tidy cppcheck universal-ctags libcmocka-dev python3"
+lint="$build clang-format cppcheck universal-ctags libcmocka-dev python3"
 bench="$demo"
 case "${1:-build}" in
 build) want=$build ;;
