@@ -322,7 +322,10 @@ void far_ret(struct engine_cpu *c, unsigned opsize, uint16_t pop)
 	if ((sel & 3) == c->cpl) {
 		far_check_rip(c, &cs, off, 0);
 		far_stack_commit(c, &st, false);
-		stack_set(c, stack_get(c) + pop);
+		if (to64)
+			c->gpr[RSP] += pop;
+		else
+			stack_set(c, stack_get(c) + pop);
 		far_commit_cs(c, &cs, c->cpl, off);
 		return;
 	}

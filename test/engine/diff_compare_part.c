@@ -88,7 +88,8 @@ static const struct tinsn *last_run(const struct test *t, const struct outcome *
 
 static void compare_general(const struct test *t, const struct outcome *nat, const struct outcome *eng)
 {
-	uint64_t mask = t->mode == 64 ? ~0ULL : 0xffffffff, flags = 0xffffffff;
+	/* Outside 64-bit code the upper halves of registers are undefined (SDM 1, 3.4.1.1). */
+	uint64_t mask = nat->st.sel[S_CS] == 0x33 ? ~0ULL : 0xffffffff, flags = 0xffffffff;
 
 	for (unsigned n = 0; n < (t->mode == 64 ? 16u : 8u); n++)
 		if ((nat->st.gpr[n] ^ eng->st.gpr[n]) & mask)

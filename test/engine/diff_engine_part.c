@@ -4,6 +4,7 @@
  * leads to a HLT of its own, so the vector is where the guest halts, and the frame on the ring-0 stack is the
  * user state. GDT as Linux has it, for selectors that tests load by chance.
  */
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -112,6 +113,16 @@ static uint64_t descriptor(const struct ldt_desc *d)
 	       (uint64_t)(d->base >> 24) << 56;
 }
 
+/* The GDT entry whose limit is the CPU's number (the test stays on one CPU). */
+static uint64_t cpu_number_segment(void)
+{
+	uint32_t access = 0, limit = 0;
+
+	__asm__("lar %1, %0" : "=r"(access) : "r"(0x7b));
+	__asm__("lsl %1, %0" : "=r"(limit) : "r"(0x7b));
+	return (limit & 0xffff) | (uint64_t)(access & 0xf0ff00) << 32 | (uint64_t)(limit >> 16 & 15) << 48;
+}
+
 static void fill_gdt(void)
 {
 	uint64_t *g = table(K_GDT), *l = g + LDT_OFFSET / 8;
@@ -125,6 +136,7 @@ static void fill_gdt(void)
 	g[6] = 0x00affb000000ffff;
 	g[8] = 0x00008b0000000067 | (tss & 0xffffff) << 16 | (tss >> 24 & 0xff) << 56;
 	g[9] = tss >> 32;
+	g[15] = cpu_number_segment();
 	g[10] = 0x0000820000000000 | (L_ENTRIES * 8 - 1) | (lb & 0xffffff) << 16 | (lb >> 24 & 0xff) << 56;
 	g[11] = lb >> 32;
 	for (unsigned n = 0; n < L_ENTRIES; n++)
@@ -314,6 +326,7 @@ void engine_side_kick(void)
 
 void engine_side_init(void)
 {
+	cpu_set_t one;
 	struct engine_features feat = {
 	    .cr4_allowed = 0x3f7fff,
 	    .efer_allowed = 0xd01,
@@ -324,6 +337,9 @@ void engine_side_init(void)
 	    .umip = true,
 	};
 
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	sched_setaffinity(0, sizeof(one), &one);
 	ram = mmap(NULL, RAM_PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	engine_code_ram = ram + CODE_PAGE * PAGE_SIZE;
 	engine_data = ram + DATA_PAGE * PAGE_SIZE;

@@ -484,29 +484,52 @@ static bool patch_disp(struct plan *p, uint64_t lin, const ZydisDecodedOperand *
 	return decode(p->t->mode, i->bytes, i->len, i);
 }
 
+static void set_vector(struct tstate *s, unsigned r, unsigned byte, uint64_t v, unsigned len)
+{
+	unsigned at = r >= 16	  ? 1664 + 64 * (r - 16) + byte
+		      : byte < 16 ? 160 + 16 * r + byte
+		      : byte < 32 ? 576 + 16 * r + byte - 16
+				  : 1152 + 32 * r + byte - 32;
+
+	memcpy(s->xs + at, &v, len);
+}
+
+/* All elements of a gather or scatter wanted. */
+static void want_all(struct plan *p)
+{
+	const ZydisDecodedOperand *o = p->i->op;
+
+	if (p->i->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
+		X_U64(&p->t->in, 1088 + 8 * p->i->in.raw.evex.aaa) = ~0ULL;
+		return;
+	}
+	for (unsigned n = 0; n < p->i->in.operand_count_visible; n++)
+		if (o[n].encoding == ZYDIS_OPERAND_ENCODING_NDSNDD)
+			for (unsigned b = 0; b < 32; b += 8)
+				set_vector(&p->t->in, ZydisRegisterGetId(o[n].reg.value), b, ~0ULL, 8);
+}
+
+/* Index vectors spread over two pages of the data area, or pointing at the seam between them. */
 static void steer_vsib(struct plan *p, const ZydisDecodedOperand *o, uint64_t segbase)
 {
-	unsigned r = ZydisRegisterGetId(o->mem.index);
-	bool q = strstr(ZydisMnemonicGetString(p->i->in.mnemonic), "gatherq") ||
-		 strstr(ZydisMnemonicGetString(p->i->in.mnemonic), "scatterq");
-	int base = gpr_number(o->mem.base);
+	const char *name = ZydisMnemonicGetString(p->i->in.mnemonic);
+	unsigned len = strstr(name, "gatherq") || strstr(name, "scatterq") ? 8 : 4;
+	unsigned scale = o->mem.scale ? o->mem.scale : 1, range = chance(70) ? 0x1ff0 : 0x4000;
+	bool seam = p->first && chance(25);
 	uint64_t area = DATA + (chance(70) ? 0x1000 : 0x4000) - segbase - (uint64_t)o->mem.disp.value;
-	unsigned range = chance(70) ? 0x1ff0 : 0x4000;
 
-	if (base >= 0)
-		want(p, base, area);
+	p->i->form = seam ? FORM_STRADDLE : FORM_MEM;
+	if (gpr_number(o->mem.base) >= 0)
+		want(p, gpr_number(o->mem.base), seam ? area + 1 + below(3) : area);
 	if (!p->first)
 		return;
-	for (unsigned b = 0; b < 64; b += q ? 8 : 4) {
-		uint64_t v = (below(range) - (chance(20) ? 64 : 0)) / (o->mem.scale ? o->mem.scale : 1);
-		unsigned at = r >= 16  ? 1664 + 64 * (r - 16) + b
-			      : b < 16 ? 160 + 16 * r + b
-			      : b < 32 ? 576 + 16 * r + b - 16
-				       : 1152 + 32 * r + b - 32;
+	if (seam)
+		want_all(p);
+	for (unsigned b = 0; b < 64; b += len) {
+		uint64_t at = seam ? 0xffc : below(range) - (chance(20) ? 64 : 0);
 
-		memcpy(p->t->in.xs + at, &v, q ? 8 : 4);
+		set_vector(&p->t->in, ZydisRegisterGetId(o->mem.index), b, at / scale, len);
 	}
-	p->i->form = FORM_MEM;
 }
 
 /* Makes base + index * scale + disp equal `off` by choosing base (and index, if it must have a known value).
@@ -540,6 +563,17 @@ static bool is_stack(const ZydisDecodedOperand *o)
 	return o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN && gpr_number(o->mem.base) == GP_SP;
 }
 
+/* What an access to the stack where it stands is. */
+static enum form stack_form(const struct plan *p, const ZydisDecodedOperand *o)
+{
+	unsigned len = o->size / 8;
+	uint64_t at = segment_base(p->t, p->t->mode, S_SS) + wanted_or_state(p, GP_SP);
+
+	if (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+		at -= len;
+	return p->first && (at & 0xfff) + len > 0x1000 ? FORM_STRADDLE : FORM_MEM;
+}
+
 static void steer_memory(struct plan *p, const ZydisDecodedOperand *o)
 {
 	unsigned len = o->size / 8, seg = o->mem.segment - ZYDIS_REGISTER_ES;
@@ -549,8 +583,7 @@ static void steer_memory(struct plan *p, const ZydisDecodedOperand *o)
 	if (o->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
 		return;
 	if (is_stack(o)) {
-		if (p->i->form < FORM_MEM)
-			p->i->form = FORM_MEM;
+		p->i->form = MAX(p->i->form, stack_form(p, o));
 		if (!p->first || chance(75))
 			return;
 	}
@@ -692,8 +725,8 @@ static void initial_stack(struct test *t)
 	uint64_t base = segment_base(t, t->mode, S_SS);
 
 	t->in.gpr[GP_SP] = DATA + STACK_AT + below(0x600) * 2 - base;
-	if (chance(10))
-		t->in.gpr[GP_SP] = DATA + 0x4000 + (chance(50) ? 0 : 0x2000) + below(64) - 32 - base;
+	if (chance(15))
+		t->in.gpr[GP_SP] = DATA + 0x4000 + below(3) * 0x1000 + below(64) - 32 - base;
 	if (chance(30))
 		t->in.gpr[GP_BP] = DATA + STACK_AT + below(0x600) * 2 - base;
 	poke_frame(t, base + t->in.gpr[GP_SP],

@@ -129,6 +129,12 @@ static bool masked(const struct tinsn *i)
 	return i->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && i->in.raw.evex.aaa;
 }
 
+static bool x87_image(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_FNSAVE || m == ZYDIS_MNEMONIC_FNSTENV || m == ZYDIS_MNEMONIC_FRSTOR ||
+	       m == ZYDIS_MNEMONIC_FLDENV;
+}
+
 static bool state_area(ZydisMnemonic m)
 {
 	switch (m) {
@@ -161,8 +167,8 @@ bool same_fault(const struct tinsn *i, int nat, int eng)
 		return true;
 	if (!i)
 		return false;
-	return (state_area(i->in.mnemonic) || masked(i)) && nat >= 0 && nat < 32 && eng >= 0 && eng < 32 &&
-	       BIT(nat) & faults && BIT(eng) & faults;
+	return (state_area(i->in.mnemonic) || masked(i) || x87_image(i->in.mnemonic)) && nat >= 0 &&
+	       nat < 32 && eng >= 0 && eng < 32 && BIT(nat) & faults && BIT(eng) & faults;
 }
 
 /* Instructions of many accesses: which byte of a page, or which end of the area, faults first. */
@@ -170,7 +176,8 @@ uint64_t cr2_slack(const struct tinsn *i)
 {
 	if (!i)
 		return 0;
-	if (state_area(i->in.mnemonic) || i->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ||
+	if (state_area(i->in.mnemonic) || x87_image(i->in.mnemonic) ||
+	    i->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ||
 	    strstr(ZydisMnemonicGetString(i->in.mnemonic), "maskmov"))
 		return ~0ULL;
 	switch (i->in.mnemonic) {
@@ -178,10 +185,6 @@ uint64_t cr2_slack(const struct tinsn *i)
 	case ZYDIS_MNEMONIC_IRET:
 	case ZYDIS_MNEMONIC_IRETD:
 	case ZYDIS_MNEMONIC_IRETQ: return ~0ULL;
-	case ZYDIS_MNEMONIC_FNSAVE:
-	case ZYDIS_MNEMONIC_FNSTENV:
-	case ZYDIS_MNEMONIC_FLDENV:
-	case ZYDIS_MNEMONIC_FRSTOR: return 0xfff;
 	default: break;
 	}
 	/* Masked stores: not the first byte that is written. */
@@ -196,22 +199,19 @@ bool memory_undefined(const struct tinsn *i)
 	case ZYDIS_MNEMONIC_FBSTP: return i->op[0].size == 80;
 	case ZYDIS_MNEMONIC_ENTER:
 	case ZYDIS_MNEMONIC_PUSHA:
-	case ZYDIS_MNEMONIC_PUSHAD:
-	case ZYDIS_MNEMONIC_FNSAVE:
-	case ZYDIS_MNEMONIC_FNSTENV: return true;
-	default: return state_area(i->in.mnemonic);
+	case ZYDIS_MNEMONIC_PUSHAD: return true;
+	default: return state_area(i->in.mnemonic) || x87_image(i->in.mnemonic);
 	}
 }
 
-/* A gather that faults may have done elements behind the faulting one. */
+/* Part of a state may be loaded before a fault; a gather may have done elements behind the faulting one. */
 bool vector_undefined(const struct tinsn *i, const struct outcome *o)
 {
-	if (o->vector != 3)
-		if (state_area(i->in.mnemonic) || i->in.mnemonic == ZYDIS_MNEMONIC_FRSTOR ||
-		    i->in.mnemonic == ZYDIS_MNEMONIC_FLDENV)
-			return true; /* part of the state may be loaded */
-	return o->vector != 3 && (i->in.meta.category == ZYDIS_CATEGORY_GATHER ||
-				  i->in.meta.category == ZYDIS_CATEGORY_AVX2GATHER);
+	if (o->vector == 3)
+		return false;
+	return state_area(i->in.mnemonic) || x87_image(i->in.mnemonic) ||
+	       i->in.meta.category == ZYDIS_CATEGORY_GATHER ||
+	       i->in.meta.category == ZYDIS_CATEGORY_AVX2GATHER;
 }
 
 /* -- Coverage -- */
@@ -219,7 +219,7 @@ bool vector_undefined(const struct tinsn *i, const struct outcome *o)
 static const char *const size_name[8] = {"8", "16", "32", "64", "80", "128", "256", "512"};
 
 struct cell {
-	bool known, can_mem;
+	bool known, can_mem, no_fault;
 	uint32_t n[FORMS];
 };
 static struct cell cells[3][ZYDIS_MNEMONIC_MAX_VALUE + 1][8];
@@ -255,12 +255,25 @@ static bool touches_memory(const struct tinsn *i)
 	return false;
 }
 
+/* Names a memory operand, but does not access it as others do. */
+static bool never_faults(const struct tinsn *i)
+{
+	switch (i->in.mnemonic) {
+	case ZYDIS_MNEMONIC_UD0:
+	case ZYDIS_MNEMONIC_UD1:
+	case ZYDIS_MNEMONIC_NOP:
+	case ZYDIS_MNEMONIC_CLDEMOTE: return true;
+	default: return i->in.meta.category == ZYDIS_CATEGORY_PREFETCH;
+	}
+}
+
 void cover_known(int mode, const struct tinsn *i)
 {
 	struct cell *c = &cells[mode_index(mode)][i->in.mnemonic][size_index(i)];
 
 	c->known = true;
 	c->can_mem |= touches_memory(i);
+	c->no_fault |= never_faults(i);
 }
 
 void cover_count(int mode, const struct tinsn *i, enum form form)
@@ -276,7 +289,7 @@ static bool cell_empty(const struct cell *c)
 	if (!c->known)
 		return false;
 	if (c->can_mem)
-		return !c->n[FORM_MEM] || !c->n[FORM_STRADDLE] || !c->n[FORM_FAULT];
+		return !c->n[FORM_MEM] || !c->n[FORM_STRADDLE] || (!c->n[FORM_FAULT] && !c->no_fault);
 	return !c->n[FORM_REG];
 }
 
