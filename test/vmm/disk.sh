@@ -3,7 +3,7 @@
 # Debian's generic kernel with an ext4 root on virtio-blk and virtio-net user networking: the guest fetches
 # 16 MiB from the host's loopback (sha256 equal), writes 64 MiB, unmounts; e2fsck finds the image clean.
 # WORKS: Debian generic kernel, ext4 on virtio-blk, virtio-net | 64 MiB written and checked by `e2fsck`, 16 MiB fetched, checksums equal
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../vmm_util.sh"
 tools/assets.sh disk-initrd || exit 1
 mkdir "$W/root" "$W/srv"
 echo "m-$$" >"$W/root/marker"

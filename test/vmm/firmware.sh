@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # memtest86+ completes its first test without an error; OVMF reaches its shell.
 # WORKS: memtest86+, OVMF | first test without errors; the UEFI shell
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../vmm_util.sh"
 # memtest86+ draws its screen on the serial line with cursor moves: look for the test number and the counters.
 # shellcheck disable=SC2086
 timeout -k 5 300 "$B/userkvm" run qemu-system-x86_64 -nodefaults -display none -cpu host -m 64 -M pc,accel=kvm \

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # gdb stops inside the handling of a guest instruction; QEMU's gdb stub breaks and single-steps in the guest.
 # WORKS: gdb on the VMM, gdb in the guest | stops in a guest instruction; `-s` stub: step, break, continue, detach
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../vmm_util.sh"
 tools/assets.sh cloud && tools/assets.sh initrd || exit 1
 # (1) gdb on QEMU itself: a breakpoint in the engine's CPUID handler, which the guest executes at boot.
 cat >"$W/one.gdb" <<EOF

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # QEMU monitor commands under load: stop, cont, info registers, savevm/loadvm, migrate, system_reset.
 # WORKS: QEMU monitor under load | stop, cont, info registers, savevm, loadvm, live migration, system_reset
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../vmm_util.sh"
 tools/assets.sh cloud && tools/assets.sh initrd || exit 1
 QEMU=$(echo "$QEMU" | sed 's/-no-reboot//') # system_reset boots again
 qemu-img create -q -f qcow2 "$W/snap.qcow2" 64M || fail qemu-img

@@ -4,7 +4,7 @@
 # Off with 2 vCPUs is not here: QEMU 7.2 never clears the SIPI request of an AP on its KVM path, so the AP's first
 # HLT makes its thread spin with QEMU's lock held, on any KVM (doc/quirks.md).
 # WORKS: QEMU `-M pc` (SeaBIOS) and `-M q35` | irqchip in the kernel and split with 1 and 2 vCPUs, off with 1
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../vmm_util.sh"
 for m in pc q35; do
 	for chip in on split off; do
 		for n in 1 2; do
