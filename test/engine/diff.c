@@ -35,7 +35,7 @@ static uint16_t reported[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 #ifdef __SANITIZE_THREAD__
 #define SHORT_TESTS 5000
 #else
-#define SHORT_TESTS 60000
+#define SHORT_TESTS 120000
 #endif
 
 static struct test t;
