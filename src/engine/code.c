@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "engine/code.h"
+#include "engine/fpu.h"
 
 struct engine_code {
 	struct mutex lock;	   /* guards cpus and stopping; held by the stopper while the world stands */
@@ -115,6 +116,7 @@ void run_leave(struct engine_cpu *c)
 {
 	struct engine_code *code = c->code;
 
+	fpu_sync(c->fpu);
 	atomic_store(&c->in_run, 0);
 	if (unlikely(atomic_load(&code->stopping))) {
 		atomic_fetch_add(&code->parked, 1);

@@ -456,18 +456,6 @@ static void prologue(struct buf *b, const struct vstub *st, const struct uses *u
 		op_field(b, 1, 0xff, 6, F(flags));
 		b1(b, 0x9d);
 	}
-	if (st->mxcsr) {
-		op_field(b, 2, 0x0fae, 3, F(host_mxcsr));
-		op_field(b, 2, 0x0fae, 2, F(mxcsr));
-	}
-}
-
-static void leave_mxcsr(struct buf *b, const struct vstub *st)
-{
-	if (st->mxcsr) {
-		op_field(b, 2, 0x0fae, 3, F(mxcsr_out));
-		op_field(b, 2, 0x0fae, 2, F(host_mxcsr));
-	}
 }
 
 static void leave(struct buf *b, const struct uses *u)
@@ -484,7 +472,6 @@ static void epilogue(struct buf *b, const struct vstub *st, const struct uses *u
 		b1(b, 0x9c);
 		op_field(b, 1, 0x8f, 0, F(flags));
 	}
-	leave_mxcsr(b, st);
 	if (st->gpr_out_a)
 		op_field(b, 2, 0x4889, RAX, F(a));
 	if (st->gpr_out_b)
@@ -525,7 +512,6 @@ static void emit_vector(struct buf *b, const struct vstub *st, const struct uses
 		b1(b, st->key[n]);
 	epilogue(b, st, u);
 	fault_end(b, lea);
-	leave_mxcsr(b, st);
 	leave(b, u);
 	b1(b, 0xc3);
 }

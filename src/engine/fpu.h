@@ -35,7 +35,8 @@ struct engine_fpu {
 	struct x87_image x87_out; /* result of an x87 store, committed after the guest's memory was written */
 	uint8_t mem[64];	  /* staged memory operand */
 	uint64_t a, b, c, flags;  /* rax (ModRM.reg), rdx (ModRM.rm; or EDX), rcx, EFLAGS */
-	uint32_t mxcsr_out, host_mxcsr;
+	uint32_t host_mxcsr;
+	bool live; /* the CPU's MXCSR is the guest's now; host_mxcsr keeps ours */
 	uint16_t host_fcw;
 	/* -- Guest state -- */
 	uint16_t fcs, fds; /* 0 where the host's CPU does not keep them */
@@ -58,6 +59,26 @@ struct engine_fpu {
 #define XF_HI16	  BIT(7)
 #define XF_AVX512 (XF_OPMASK | XF_ZMM_HI | XF_HI16)
 #define XF_ALL	  (XF_X87 | XF_SSE | XF_AVX | XF_AVX512)
+
+/*
+ * Floating-point stubs run under the guest's MXCSR, which stays loaded until something asks for it or the cpu
+ * leaves guest mode (run_leave): changing it twice per instruction costs eight times the instruction. The
+ * engine itself has no floating-point code.
+ */
+static inline void fpu_live(struct engine_fpu *f)
+{
+	if (likely(f->live))
+		return;
+	__asm__ volatile("stmxcsr %0\n\tldmxcsr %1" : "=m"(f->host_mxcsr) : "m"(f->mxcsr));
+	f->live = true;
+}
+static inline void fpu_sync(struct engine_fpu *f)
+{
+	if (likely(!f->live))
+		return;
+	__asm__ volatile("stmxcsr %0\n\tldmxcsr %1" : "=m"(f->mxcsr) : "m"(f->host_mxcsr));
+	f->live = false;
+}
 
 /* What must be enabled for an instruction; decides between #UD and #NM. */
 enum vneed { NEED_X87, NEED_MMX, NEED_SSE, NEED_SSE_MMX, NEED_AVX, NEED_AVX512 };
@@ -199,13 +220,8 @@ void op_vector_load(struct engine_cpu *c, const struct insn *i);
 void op_vector_store(struct engine_cpu *c, const struct insn *i);
 /* #AC, where it is on. */
 void vector_ac(struct engine_cpu *c, const struct insn *i, const struct vstub *st);
-/* Runs the stub on staged memory and commits all but MXCSR; raises #XM and #UD. */
+/* Runs the stub on staged memory and commits its results; raises #XM and #UD. */
 void vector_run(struct engine_cpu *c, const struct insn *i, const struct vstub *st);
-static inline void vector_commit(struct engine_cpu *c, const struct vstub *st)
-{
-	if (st->mxcsr)
-		c->fpu->mxcsr = c->fpu->mxcsr_out;
-}
 /* MMX mode: TOP 0, all tags valid, so st[] in physical order. */
 static inline void mmx_enter(struct engine_fpu *f)
 {

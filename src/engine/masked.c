@@ -112,7 +112,6 @@ void op_masked_load(struct engine_cpu *c, const struct insn *i)
 	      CHECK); /* segment and canonicality of all elements before the first page fault */
 	touch(c, i, st, bits, READ);
 	vector_run(c, i, st);
-	vector_commit(c, st);
 }
 
 void op_masked_store(struct engine_cpu *c, const struct insn *i)
@@ -124,7 +123,6 @@ void op_masked_store(struct engine_cpu *c, const struct insn *i)
 	bits = wanted(c->fpu, st);
 	check_align(c, i, st, bits, true);
 	vector_run(c, i, st);
-	vector_commit(c, st);
 	touch(c, i, st, bits, CHECK);
 	if (st->nf)
 		touch(c, i, st, low_bits(st->elems), PROBE);

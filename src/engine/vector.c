@@ -66,9 +66,8 @@ void vector_ac(struct engine_cpu *c, const struct insn *i, const struct vstub *s
 
 /* -- Executing -- */
 
-static _Noreturn void raise_simd(struct engine_cpu *c, const struct vstub *st, unsigned vector)
+static _Noreturn void raise_simd(struct engine_cpu *c, unsigned vector)
 {
-	vector_commit(c, st);
 	if (vector == EXC_XM && !(c->cr4 & CR4_OSXMMEXCPT))
 		vector = EXC_UD;
 	engine_raise(c, vector);
@@ -108,9 +107,11 @@ void vector_run(struct engine_cpu *c, const struct insn *i, const struct vstub *
 		x87_set_top(&f->x87, 0); /* a store that faults has come this far */
 	if (st->mmx && st->vmem != VMEM_STORE)
 		mmx_enter(f);
+	if (st->mxcsr)
+		fpu_live(f);
 	vector = st->run(f);
 	if (unlikely(vector))
-		raise_simd(c, st, vector);
+		raise_simd(c, vector);
 	commit_gprs(c, i, st);
 }
 
@@ -120,7 +121,6 @@ void op_vector(struct engine_cpu *c, const struct insn *i)
 
 	vector_check(c, st->need);
 	vector_run(c, i, st);
-	vector_commit(c, st);
 }
 
 void op_vector_load(struct engine_cpu *c, const struct insn *i)
@@ -137,7 +137,6 @@ void op_vector_load(struct engine_cpu *c, const struct insn *i)
 		vmem_ld(c, i, lin, c->fpu->mem, st->mem_len);
 	}
 	vector_run(c, i, st);
-	vector_commit(c, st);
 }
 
 void op_vector_store(struct engine_cpu *c, const struct insn *i)
@@ -147,7 +146,6 @@ void op_vector_store(struct engine_cpu *c, const struct insn *i)
 
 	vector_check(c, st->need);
 	vector_run(c, i, st);
-	vector_commit(c, st); /* a store that faults has set MXCSR's flags already */
 	lin = vmem_ea(c, i, st->mem_len, st->align, true);
 	if (unlikely(c->slow & SLOW_AC)) {
 		vector_ac(c, i, st);

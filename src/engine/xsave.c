@@ -87,6 +87,7 @@ static bool is_wide(const struct insn *i)
 
 static void check_fx(struct engine_cpu *c)
 {
+	fpu_sync(c->fpu);
 	if (c->cr0 & (CR0_EM | CR0_TS))
 		engine_raise(c, EXC_NM);
 }
@@ -136,12 +137,14 @@ static void op_ldmxcsr(struct engine_cpu *c, const struct insn *i)
 	v = mem_ld32(c, i, ea_linear(c, i, 4, false));
 	if (v & ~host_cpu.mxcsr_mask)
 		engine_raise_err(c, EXC_GP, 0);
+	fpu_sync(c->fpu);
 	c->fpu->mxcsr = v;
 }
 
 static void op_stmxcsr(struct engine_cpu *c, const struct insn *i)
 {
 	vector_check(c, i->cc);
+	fpu_sync(c->fpu);
 	mem_st32(c, i, ea_linear(c, i, 4, true), c->fpu->mxcsr);
 }
 
@@ -149,6 +152,7 @@ static void op_stmxcsr(struct engine_cpu *c, const struct insn *i)
 
 static void check_xsave(struct engine_cpu *c)
 {
+	fpu_sync(c->fpu);
 	if (!(c->cr4 & CR4_OSXSAVE))
 		engine_raise(c, EXC_UD);
 	if (c->cr0 & CR0_TS)
