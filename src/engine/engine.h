@@ -44,7 +44,9 @@ struct engine_port {
 				  bool write);
 	enum engine_status (*cpuid)(void *ctx,
 				    uint32_t regs[4]); /* in: eax, -, ecx, -; out: eax ebx ecx edx */
-	/* MSRs that the engine does not own. */
+	/* True: rdmsr and wrmsr below are asked about this MSR even if the engine owns it (filters). May be NULL. */
+	bool (*msr_watched)(void *ctx, uint32_t index);
+	/* MSRs that the engine does not own, and watched ones. */
 	enum engine_status (*rdmsr)(void *ctx, uint32_t index, uint64_t *value);
 	enum engine_status (*wrmsr)(void *ctx, uint32_t index, uint64_t value);
 	enum engine_status (*rdpmc)(void *ctx, uint32_t index, uint64_t *value);

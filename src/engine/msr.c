@@ -121,6 +121,11 @@ int engine_set_msr(struct engine_cpu *c, uint32_t index, uint64_t val, bool host
 
 /* -- Instructions -- */
 
+static bool msr_watched(struct engine_cpu *c, uint32_t index)
+{
+	return c->port->msr_watched && c->port->msr_watched(c->ctx, index);
+}
+
 void op_rdmsr(struct engine_cpu *c, const struct insn *i)
 {
 	uint32_t index = c->gpr[RCX];
@@ -129,7 +134,7 @@ void op_rdmsr(struct engine_cpu *c, const struct insn *i)
 	require_cpl0(c);
 	if (index == MSR_TSC_AUX && !c->feat.rdtscp)
 		engine_raise_err(c, EXC_GP, 0);
-	if (engine_get_msr(c, index, &val))
+	if (msr_watched(c, index) || engine_get_msr(c, index, &val))
 		PORT_CALL(c, c->port->rdmsr(c->ctx, index, &val));
 	c->gpr[RAX] = (uint32_t)val;
 	c->gpr[RDX] = val >> 32;
@@ -142,7 +147,7 @@ void op_wrmsr(struct engine_cpu *c, const struct insn *i)
 	int err;
 
 	require_cpl0(c);
-	err = engine_set_msr(c, index, val, false);
+	err = msr_watched(c, index) ? -ENOENT : engine_set_msr(c, index, val, false);
 	if (err == -ENOENT)
 		PORT_CALL(c, c->port->wrmsr(c->ctx, index, val));
 	else if (err)

@@ -54,7 +54,10 @@ static uint32_t feature(const struct vcpu *v, uint32_t function, unsigned reg)
 /* What the guest may set in CR4 (SDM 3A 2.5, and as KVM: the first features were never optional). */
 static uint64_t cr4_allowed(const struct vcpu *v)
 {
-	uint32_t c1 = feature(v, 1, 2), b7 = feature(v, 7, 1), c7 = feature(v, 7, 2);
+	/* before the first KVM_SET_CPUID nothing is reserved but what the host lacks */
+	uint32_t c1 = v->cpuid.given ? feature(v, 1, 2) : cpuid_offered(1, 2);
+	uint32_t b7 = v->cpuid.given ? feature(v, 7, 1) : cpuid_offered(7, 1);
+	uint32_t c7 = v->cpuid.given ? feature(v, 7, 2) : cpuid_offered(7, 2);
 	uint64_t cr4 = 0x7ff; /* VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT */
 
 	cr4 |= c7 & BIT(2) ? BIT(11) : 0;  /* UMIP */
@@ -134,6 +137,18 @@ static void runtime(struct vcpu *v, struct kvm_cpuid_entry2 *e)
 		}
 		break;
 	}
+}
+
+uint32_t cpuid_feature(struct vcpu *v, uint32_t function, unsigned reg)
+{
+	const struct kvm_cpuid_entry2 *found = cpuid_find(v, function, 0);
+	struct kvm_cpuid_entry2 e;
+
+	if (!found)
+		return 0;
+	e = *found;
+	runtime(v, &e);
+	return reg == 0 ? e.eax : reg == 1 ? e.ebx : reg == 2 ? e.ecx : e.edx;
 }
 
 /* A leaf beyond the range answers as the highest basic leaf, except on AMD (SDM 2A, CPUID; as KVM). */
@@ -237,6 +252,7 @@ int vcpu_set_cpuid(struct vcpu *v, const struct kvm_cpuid_entry2 *e, unsigned n)
 	cpuid_destroy(v);
 	v->cpuid.entries = copy;
 	v->cpuid.n = n;
+	v->cpuid.given = true;
 	update_features(v);
 	return 0;
 }

@@ -12,8 +12,12 @@
 struct vcpu_cpuid {
 	struct kvm_cpuid_entry2 *entries; /* as the VMM gave them; NULL before KVM_SET_CPUID2 */
 	unsigned n;
-	bool amd; /* leaves out of range answer as on AMD */
+	bool given; /* KVM_SET_CPUID was called */
+	bool amd;   /* leaves out of range answer as on AMD */
 	struct engine_features feat;
 };
+
+/* A feature register (0 eax .. 3 edx) of what this library offers. */
+uint32_t cpuid_offered(uint32_t function, unsigned reg);
 
 #endif

@@ -267,3 +267,11 @@ uint64_t vcpu_supported_xcr0(void)
 {
 	return engine_xcr0_host();
 }
+
+uint32_t cpuid_offered(uint32_t function, unsigned reg)
+{
+	for (unsigned i = 0; i < noffered; i++)
+		if (offered[i].function == function && offered[i].index == 0)
+			return *reg_of(&offered[i], reg);
+	return 0;
+}

@@ -237,6 +237,8 @@ static inline void guest_acknowledge(struct vcpu *v)
 /* -- cpuid.c -- */
 enum engine_status vcpu_cpuid_port(struct vcpu *v, uint32_t regs[4]);
 void cpuid_reset(struct vcpu *v);
+/* A feature register (0 eax .. 3 edx) of leaf (function, 0) as CPUID shows it now; 0 if the leaf is absent. */
+uint32_t cpuid_feature(struct vcpu *v, uint32_t function, unsigned reg);
 /* The entry that answers (function, index), or NULL. */
 const struct kvm_cpuid_entry2 *cpuid_find(const struct vcpu *v, uint32_t function, uint32_t index);
 /* The features as last computed from the VMM's CPUID. */
@@ -273,6 +275,8 @@ uint64_t clock_guest_tsc(struct vcpu *v);
 uint64_t clock_tsc_deadline_ns(struct vcpu *v, uint64_t tsc);
 
 /* -- pv.c (and vcpu_enable_cap) -- */
+/* KVM_RUN begins: the guest's record of stolen time is due, as at every vcpu_load of KVM. */
+void pv_begin_run(struct vcpu *v);
 /* On the vCPU's thread outside guest execution, no lock but vcpu->mutex; cheap when nothing was requested. */
 void pv_before_entry(struct vcpu *v);
 /* After the guest stopped running: PV EOI settled, steal time marked preempted where it applies. */

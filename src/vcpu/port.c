@@ -294,8 +294,7 @@ static enum engine_status port_mwait(void *ctx, bool monitor)
 {
 	struct vcpu *v = ctx;
 	const struct timespec nap = {.tv_nsec = MWAIT_NAP_NS};
-	const struct kvm_cpuid_entry2 *e = cpuid_find(v, 1, 0);
-	bool offered = e && (e->ecx & BIT(3));
+	bool offered = cpuid_feature(v, 1, 2) & BIT(3);
 
 	if (!offered && (v->vm->disabled_quirks & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS))
 		return ENGINE_UD;
@@ -305,6 +304,14 @@ static enum engine_status port_mwait(void *ctx, bool monitor)
 	syscall(SYS_futex, v->exit_word, FUTEX_WAIT_PRIVATE, 0, &nap, NULL, 0);
 	atomic_store(&v->waiting, false);
 	return ENGINE_OK;
+}
+
+/* A filter, or exits for refused MSRs, may concern any of them. */
+static bool port_msr_watched(void *ctx, uint32_t index)
+{
+	struct vcpu *v = ctx;
+
+	return v->vm->user_space_msr_mask || atomic_load_explicit(&v->vm->msr_filter, memory_order_relaxed);
 }
 
 static enum engine_status port_hypercall(void *ctx)
@@ -350,6 +357,7 @@ const struct engine_port vcpu_engine_port = {
     .tsc = port_tsc,
     .hypercall = port_hypercall,
     .mwait = port_mwait,
+    .msr_watched = port_msr_watched,
     .rsm = port_rsm,
     .iret = port_iret,
     .poll = port_poll,

@@ -16,7 +16,7 @@
 #define AS_NORMAL      0
 #define ENABLED	       1ULL
 #define NSEC_PER_SEC   1000000000ULL
-#define STEAL_EVERY_NS 1000000 /* schedstat is read that often at most */
+#define STEAL_EVERY_NS 100000 /* how old the reading of the thread's run delay may be */
 
 #define PVCLOCK_TSC_STABLE    BIT(0)
 #define PVCLOCK_GUEST_STOPPED BIT(1)
@@ -159,9 +159,11 @@ static void write_steal(struct vcpu *v)
 	uint64_t gpa = v->pv.steal & ~0x3fULL, delay = v->pv.steal_seen;
 	struct kvm_steal_time s;
 
-	v->pv.steal_read_ns = base_now_ns();
-	if (!steal_open(v) || !run_delay(v, &delay))
-		steal_close(v);
+	if (base_now_ns() - v->pv.steal_read_ns >= STEAL_EVERY_NS) {
+		v->pv.steal_read_ns = base_now_ns();
+		if (!steal_open(v) || !run_delay(v, &delay))
+			steal_close(v);
+	}
 	if (mem_read(v->vm->mem, AS_NORMAL, gpa, &s, sizeof(s)))
 		return;
 	s.version = (s.version + 1) | 1;
@@ -307,6 +309,12 @@ int vcpu_enable_cap(struct vcpu *v, const struct kvm_enable_cap *cap)
 }
 
 /* -- Around guest execution ----------------------------------------------- */
+
+void pv_begin_run(struct vcpu *v)
+{
+	if (v->pv.steal & ENABLED)
+		vcpu_request_quiet(v, VCPU_REQ_STEAL);
+}
 
 void pv_before_entry(struct vcpu *v)
 {

@@ -383,6 +383,7 @@ int vcpu_run(struct vcpu *v)
 	base_sig_run_begin(&v->sig, v->has_sigmask ? &v->sigmask : NULL);
 	v->in_run = true;
 	v->run->flags = 0;
+	pv_begin_run(v);
 	r = run_all(v);
 	run_save(v);
 	v->in_run = false;
