@@ -148,7 +148,7 @@ static void simd_exception(void **state)
 	float nan = __builtin_nansf("");
 
 	sigaction(SIGFPE, &our_sigfpe, NULL); /* cmocka has just put its own */
-	c->fpu->mxcsr = 0x1f00; /* #I unmasked */
+	c->fpu->mxcsr = 0x1f00;		      /* #I unmasked */
 	memcpy(c->fpu->zmm[1], &nan, 4);
 	memset(c->fpu->zmm[0], 0x11, 16);
 	assert_raises(r, EXC_XM, ADDPS);
