@@ -16,12 +16,12 @@ done
 # Only what changed since the last run is analysed again; _Noreturn is spelled as cppcheck knows it. A first run on
 # a busy machine may not get to its end: what it has is kept.
 mkdir -p build/cppcheck
-timeout 40 cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 -j2 \
+timeout 300 cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 -j2 \
 	--cppcheck-build-dir=build/cppcheck --suppressions-list=tools/cppcheck.txt -Isrc -Iinclude -D_GNU_SOURCE \
 	-D__cppcheck__ -DUSERKVM_CHECKED '-D_Noreturn=__attribute__((noreturn))' src 2>build/cppcheck.log
 case $? in
 0) ;;
-124) echo "cppcheck: not done after 40 s; run make lint again, it goes on from here"; rc=1 ;;
+124) echo "cppcheck: not done after 300 s; run make lint again, it goes on from here"; rc=1 ;;
 *) cat build/cppcheck.log; rc=1 ;;
 esac
 exit $rc
