@@ -16,6 +16,10 @@
 
 #include "engine/fpu.h"
 
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x10U
+#endif
+
 #define CODE_SIZE (16u << 20)
 #define SLOTS	  1024u /* cpus that may run with a full cache at the same time */
 #define SLOT_BASE (CODE_SIZE - SLOTS * STUB_MAX)
@@ -41,19 +45,22 @@ static struct spinlock lock;
 
 static int map_code(struct cache *k)
 {
-	int fd = memfd_create("userkvm-stubs", MFD_CLOEXEC);
+	int fd = memfd_create("userkvm-stubs", MFD_CLOEXEC | MFD_EXEC);
 
+	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 every memfd is executable */
+		fd = memfd_create("userkvm-stubs", MFD_CLOEXEC);
+	k->rw = k->rx = MAP_FAILED;
 	if (fd >= 0 && !ftruncate(fd, CODE_SIZE)) {
 		k->rw = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		k->rx = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
 	}
 	if (fd >= 0)
 		close(fd);
-	if (fd >= 0 && k->rw != MAP_FAILED && k->rx != MAP_FAILED)
+	if (k->rw != MAP_FAILED && k->rx != MAP_FAILED)
 		return 0;
-	if (k->rw && k->rw != MAP_FAILED)
+	if (k->rw != MAP_FAILED)
 		munmap(k->rw, CODE_SIZE);
-	if (k->rx && k->rx != MAP_FAILED)
+	if (k->rx != MAP_FAILED)
 		munmap(k->rx, CODE_SIZE);
 	return -EPERM;
 }

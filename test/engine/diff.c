@@ -168,7 +168,7 @@ static void test_32(void **state)
 static void test_16(void **state)
 {
 	check_mode(16);
-	cover_print(false);
+	cover_print(true);
 }
 
 static int short_form(void)
