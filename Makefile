@@ -6,7 +6,7 @@ B       ?= build
 VERSION := 0.1.0
 PREFIX  ?= /usr/local
 DESTDIR ?=
-ROOMS   := base mem bus engine irq vcpu api shim
+ROOMS   := base mem bus engine file irq vcpu api vfio shim
 WARN    := -Wall -Wextra -Werror -Wno-unused-parameter -Wno-gnu-variable-sized-type-not-at-end
 CFLAGS_ALL = -std=gnu11 -D_GNU_SOURCE -fPIC -g $(WARN) -Isrc -Iinclude -fvisibility=hidden -fno-strict-aliasing \
              -DUSERKVM_VERSION='"$(VERSION)"' -MMD -MP $(CFLAGS)

@@ -8,12 +8,13 @@ allowed() {
 	mem) echo "mem base" ;;
 	bus) echo "bus base" ;;
 	engine) echo "engine base" ;;
+	file) echo "file base" ;;
 	irq) echo "irq bus base" ;;
 	vcpu) echo "vcpu irq engine bus mem base" ;;
-	api) echo "api vcpu irq bus mem engine base" ;;
-	vfio) echo "vfio base api" ;;
-	shim) echo "shim api vfio base" ;;
-	cli) echo "cli api vfio base" ;;
+	api) echo "api file vcpu irq bus mem engine base" ;;
+	vfio) echo "vfio file base" ;;
+	shim) echo "shim api vfio file base" ;;
+	cli) echo "cli api vfio file base" ;;
 	esac
 }
 bad=0

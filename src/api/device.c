@@ -52,7 +52,7 @@ static const struct ioctl_row device_rows[] = {
     ROW(KVM_HAS_DEVICE_ATTR, sizeof(struct kvm_device_attr), 0, L_NONE, device_has_attr),
 };
 
-static long device_ioctl(struct api_file *f, uint32_t request, unsigned long arg)
+static long device_ioctl(struct file *f, uint32_t request, unsigned long arg)
 {
 	struct kvm_dev *dev = f->object;
 	struct ioctl_call c = {.file = f, .kvm = dev->kvm, .arg = arg};
@@ -87,7 +87,7 @@ static void device_release(void *object)
 }
 
 static const struct file_class device_file_class = {
-    .kind = FILE_DEVICE,
+    .name = "device",
     .ioctl = device_ioctl,
     .release = device_release,
 };
@@ -116,7 +116,7 @@ static void discard(struct kvm_dev *dev)
 int device_create(struct kvm *kvm, struct kvm_create_device *cd)
 {
 	const struct kvm_dev_ops *ops = cd->type < KVM_DEV_TYPE_MAX ? atomic_load(&types[cd->type]) : NULL;
-	struct api_file *f;
+	struct file *f;
 	struct kvm_dev *dev;
 	char name[40];
 	int r;

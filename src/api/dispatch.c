@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 
-#include "api/life.h"
 #include "base/sys.h"
 
 /* -- The row -- */
@@ -100,15 +99,21 @@ static long run_row(const struct ioctl_row *row, struct ioctl_call *c)
 	return r;
 }
 
-long ioctl_unknown(enum file_kind kind, uint32_t request, long r)
+long ioctl_unknown(const struct file_class *cls, uint32_t request, long r)
 {
-	static const char *const names[] = {"system", "VM", "vCPU", "device", "stats"};
-	static _Atomic uint64_t told[ARRAY_SIZE(names)][4];
-	unsigned nr = _IOC_NR(request);
+	static const struct file_class *_Atomic known[8];
+	static _Atomic uint64_t told[ARRAY_SIZE(known)][4];
+	unsigned nr = _IOC_NR(request), i = 0;
 	uint64_t bit = BIT(nr % 64);
 
-	if (!(atomic_fetch_or(&told[kind][nr / 64], bit) & bit))
-		base_log(LOG_INFO, "unknown %s ioctl 0x%08x (type 0x%02x, number 0x%02x): %s", names[kind],
+	for (; i < ARRAY_SIZE(known) - 1; i++) {
+		const struct file_class *none = NULL;
+
+		if (atomic_compare_exchange_strong(&known[i], &none, cls) || none == cls)
+			break;
+	}
+	if (!(atomic_fetch_or(&told[i][nr / 64], bit) & bit))
+		base_log(LOG_INFO, "unknown %s ioctl 0x%08x (type 0x%02x, number 0x%02x): %s", cls->name,
 			 request, _IOC_TYPE(request), nr, r == -ENOTTY ? "ENOTTY" : "EINVAL");
 	return r;
 }
@@ -120,30 +125,15 @@ long ioctl_dispatch(const struct ioctl_row *rows, size_t n, struct ioctl_call *c
 		if (rows[i].request == request)
 			return rows[i].entry ? run_array_row(&rows[i], c) : run_row(&rows[i], c);
 	}
-	return ioctl_unknown(c->file->cls->kind, request, unknown);
+	return ioctl_unknown(c->file->cls, request, unknown);
 }
 
 /* -- Entry -- */
 
-long api_ioctl(struct api_file *f, unsigned long request, void *arg)
-{
-	long r;
-
-	/* /dev/kvm itself belongs to nobody; VMs and what hangs on them belong to one address space. */
-	if (f->cls->kind != FILE_SYSTEM && !file_is_current(f, life_generation()))
-		return -EIO;
-	if (!f->cls->ioctl)
-		return -ENOTTY;
-	files_enter();
-	r = f->cls->ioctl(f, (uint32_t)request, (unsigned long)arg);
-	files_leave();
-	return r;
-}
-
 long api_ioctl_unknown(int fd, unsigned long request, void *arg)
 {
 	static const char system[] = "/memfd:kvm (deleted)", ours[] = "/memfd:kvm-";
-	static const struct api_file stranger = {.cls = &system_file_class};
+	static const struct file stranger = {.cls = &system_file_class};
 	char path[40], name[64] = "";
 	long r;
 
@@ -154,6 +144,6 @@ long api_ioctl_unknown(int fd, unsigned long request, void *arg)
 	if (sys_call(SYS_readlinkat, AT_FDCWD, path, name, sizeof(name) - 1) < 0)
 		return r;
 	if (!strcmp(name, system))
-		return api_ioctl((struct api_file *)&stranger, request, arg);
+		return system_ioctl((struct file *)&stranger, request, (unsigned long)arg);
 	return strncmp(name, ours, sizeof(ours) - 1) ? r : -EIO;
 }

@@ -19,7 +19,7 @@ enum ioctl_locks {
 #define IOCTL_BUF 4096 /* largest fixed argument: struct kvm_xsave */
 
 struct ioctl_call {
-	struct api_file *file;
+	struct file *file;
 	struct kvm *kvm;       /* NULL on /dev/kvm */
 	struct vcpu_handle *h; /* on a vCPU */
 	struct vcpu *v;	       /* h->vcpu */
@@ -55,7 +55,7 @@ struct ioctl_row {
 long ioctl_dispatch(const struct ioctl_row *rows, size_t n, struct ioctl_call *c, uint32_t request,
 		    long unknown);
 /* One log line per kind of file and ioctl number. Returns r. */
-long ioctl_unknown(enum file_kind kind, uint32_t request, long r);
+long ioctl_unknown(const struct file_class *cls, uint32_t request, long r);
 
 /* Shared by several files: KVM_CHECK_EXTENSION on /dev/kvm and on a VM. */
 long ioctl_check_extension(struct ioctl_call *c);

@@ -17,14 +17,20 @@ static void system_release(void *object)
 }
 
 const struct file_class system_file_class = {
-    .kind = FILE_SYSTEM,
+    .name = "system",
+    .global = true, /* /dev/kvm itself belongs to nobody; VMs and what hangs on them, to one address space */
     .ioctl = system_ioctl,
     .release = system_release,
 };
 
+bool api_is_system(int fd)
+{
+	return file_class_of(fd) == &system_file_class;
+}
+
 int api_open(int flags)
 {
-	struct api_file *f;
+	struct file *f;
 	int r;
 
 	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
@@ -193,7 +199,7 @@ static const struct ioctl_row rows[] = {
     ROW(KVM_GET_DEVICE_ATTR, sizeof(struct kvm_device_attr), 0, L_NONE, get_attr),
 };
 
-long system_ioctl(struct api_file *f, uint32_t request, unsigned long arg)
+long system_ioctl(struct file *f, uint32_t request, unsigned long arg)
 {
 	struct ioctl_call c = {.file = f, .arg = arg};
 

@@ -253,7 +253,7 @@ static const struct ioctl_row rows[] = {
     ROW(KVM_SET_SIGNAL_MASK, 0, 0, L_VCPU, set_signal_mask),
 };
 
-long vcpu_ioctl(struct api_file *f, uint32_t request, unsigned long arg)
+long vcpu_ioctl(struct file *f, uint32_t request, unsigned long arg)
 {
 	struct vcpu_handle *h = f->object;
 	struct ioctl_call c = {.file = f, .kvm = h->kvm, .h = h, .v = h->vcpu, .arg = arg};

@@ -237,7 +237,7 @@ static const struct ioctl_row rows[] = {
     ROW(KVM_X86_SET_MSR_FILTER, SIZE(kvm_msr_filter), 0, L_NONE, set_msr_filter),
 };
 
-long vm_ioctl(struct api_file *f, uint32_t request, unsigned long arg)
+long vm_ioctl(struct file *f, uint32_t request, unsigned long arg)
 {
 	struct ioctl_call c = {.file = f, .kvm = f->object, .arg = arg};
 

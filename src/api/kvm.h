@@ -7,7 +7,7 @@
 #ifndef USERKVM_API_KVM_H
 #define USERKVM_API_KVM_H
 
-#include "api/file.h"
+#include "file/file.h"
 #include "api/stats.h"
 #include "vcpu/vcpu.h"
 
@@ -54,7 +54,7 @@ struct kvm {
 	struct mutex lock;	 /* vCPU array, devices, VM-wide state */
 	struct mutex slots_lock; /* memslot and bus updates */
 	struct srcu srcu;
-	_Atomic(struct api_file *) file; /* back-pointer, cleared first thing in the file's release */
+	_Atomic(struct file *) file; /* back-pointer, cleared first thing in the file's release */
 	struct vcpu_handle
 	    *handles[VCPU_MAX]; /* by index; guarded by lock, fixed once vm.nr_vcpus covers it */
 	struct kvm_coalesced_mmio_ring *ring; /* one page, shared with every vCPU mapping */
@@ -79,8 +79,8 @@ bool kvm_get_safe(struct kvm *kvm);
 void kvm_put(struct kvm *kvm);
 /* Gives back a reference borrowed for a file that was not made. */
 void kvm_put_not_last(struct kvm *kvm);
-/* The VM's file, pinned (api_put); NULL once its last close was seen. */
-struct api_file *kvm_file_get_active(struct kvm *kvm);
+/* The VM's file, pinned (file_put); NULL once its last close was seen. */
+struct file *kvm_file_get_active(struct kvm *kvm);
 /* Walks the VMs: the first (kvm NULL), or the one after kvm, whose reference is dropped. Holds a reference
  * on what it returns and no lock. */
 struct kvm *registry_next(struct kvm *kvm);
@@ -107,9 +107,9 @@ int vm_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap);
 
 /* -- the ioctl tables -- */
 extern const struct file_class system_file_class;
-long system_ioctl(struct api_file *f, uint32_t request, unsigned long arg);
-long vm_ioctl(struct api_file *f, uint32_t request, unsigned long arg);
-long vcpu_ioctl(struct api_file *f, uint32_t request, unsigned long arg);
+long system_ioctl(struct file *f, uint32_t request, unsigned long arg);
+long vm_ioctl(struct file *f, uint32_t request, unsigned long arg);
+long vcpu_ioctl(struct file *f, uint32_t request, unsigned long arg);
 /* KVM_CREATE_VM. */
 int vm_file_create(unsigned long type);
 

@@ -147,7 +147,7 @@ static void stats_release(void *object)
 }
 
 static const struct file_class stats_file_class = {
-    .kind = FILE_STATS,
+    .name = "stats",
     .release = stats_release,
 };
 
@@ -191,7 +191,7 @@ int stats_file_create(struct kvm *kvm, struct vcpu_handle *h)
 	const struct stat_row *rows = h ? vcpu_rows : vm_rows;
 	unsigned n = h ? ARRAY_SIZE(vcpu_rows) : ARRAY_SIZE(vm_rows);
 	struct stats_file *s = base_zalloc(sizeof(*s));
-	struct api_file *f;
+	struct file *f;
 	int r;
 
 	if (!s)

@@ -8,7 +8,7 @@
 #include "base/sys.h"
 
 /* The coalesced ring is the VM's page: a second mapping of it replaces the vCPU's third page. */
-static int vcpu_mapped(struct api_file *f, uint8_t *addr, uint64_t first, uint64_t pages, int prot)
+static int vcpu_mapped(struct file *f, uint8_t *addr, uint64_t first, uint64_t pages, int prot)
 {
 	struct vcpu_handle *h = f->object;
 	uint8_t *at;
@@ -35,7 +35,7 @@ static void vcpu_release(void *object)
 }
 
 const struct file_class vcpu_file_class = {
-    .kind = FILE_VCPU,
+    .name = "vCPU",
     .ioctl = vcpu_ioctl,
     .mapped = vcpu_mapped,
     .release = vcpu_release,
@@ -66,7 +66,7 @@ static int check(struct kvm *kvm, unsigned long id)
 
 /* Makes the file visible with vcpu->mutex held, so that an ioctl on a guessed fd waits until the vCPU is
  * published. The fd, or -errno with nothing changed. */
-static int publish(struct kvm *kvm, struct api_file *f, struct vcpu_handle *h)
+static int publish(struct kvm *kvm, struct file *f, struct vcpu_handle *h)
 {
 	unsigned n = atomic_load(&kvm->vm.nr_vcpus);
 	int fd;
@@ -91,7 +91,7 @@ static int publish(struct kvm *kvm, struct api_file *f, struct vcpu_handle *h)
 int vcpu_file_create(struct kvm *kvm, unsigned long id)
 {
 	struct vcpu_handle *h;
-	struct api_file *f;
+	struct file *f;
 	char name[32];
 	int r;
 

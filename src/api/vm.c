@@ -204,9 +204,9 @@ int kvm_create(struct kvm **out)
 
 /* -- The file -- */
 
-struct api_file *kvm_file_get_active(struct kvm *kvm)
+struct file *kvm_file_get_active(struct kvm *kvm)
 {
-	struct api_file *f;
+	struct file *f;
 
 	while ((f = atomic_load(&kvm->file))) {
 		if (!ref_get_unless_zero(&f->refs))
@@ -214,7 +214,7 @@ struct api_file *kvm_file_get_active(struct kvm *kvm)
 		/* The file's memory may have become another file between the load and the count. */
 		if (atomic_load(&kvm->file) == f)
 			return f;
-		api_put(f);
+		file_put(f);
 	}
 	return NULL;
 }
@@ -229,7 +229,7 @@ static void vm_release(void *object)
 }
 
 const struct file_class vm_file_class = {
-    .kind = FILE_VM,
+    .name = "VM",
     .ioctl = vm_ioctl,
     .release = vm_release,
 };
@@ -237,7 +237,7 @@ const struct file_class vm_file_class = {
 /* The set-up is there (life_get). */
 static int make_vm_file(void)
 {
-	struct api_file *f;
+	struct file *f;
 	struct kvm *kvm;
 	int r;
 

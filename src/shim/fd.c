@@ -12,38 +12,38 @@
 
 long do_ioctl(int fd, unsigned long request, void *arg)
 {
-	struct api_file *f;
+	struct file *f;
 	long r;
 
 	if (!shim_ready || _IOC_TYPE(request) != KVMIO)
 		return sys_call(SYS_ioctl, fd, request, arg);
-	f = api_get(fd);
+	f = file_get(fd);
 	if (!f)
 		return api_ioctl_unknown(fd, request, arg);
-	r = api_ioctl(f, request, arg);
-	api_put(f);
+	r = file_ioctl(f, request, arg);
+	file_put(f);
 	return r;
 }
 
 long do_close(int fd)
 {
-	return shim_ready ? api_close(fd) : sys_call(SYS_close, fd);
+	return shim_ready ? file_close(fd) : sys_call(SYS_close, fd);
 }
 
 long do_close_range(unsigned first, unsigned last, unsigned flags)
 {
-	return shim_ready ? api_close_range(first, last, flags)
+	return shim_ready ? file_close_range(first, last, flags)
 			  : sys_call(SYS_close_range, first, last, flags);
 }
 
 long do_dup3(int oldfd, int newfd, int flags)
 {
-	return shim_ready ? api_dup3(oldfd, newfd, flags) : sys_call(SYS_dup3, oldfd, newfd, flags);
+	return shim_ready ? file_dup3(oldfd, newfd, flags) : sys_call(SYS_dup3, oldfd, newfd, flags);
 }
 
 long do_munmap(void *addr, size_t len)
 {
-	return shim_ready ? api_munmap(addr, len) : sys_call(SYS_munmap, addr, len);
+	return shim_ready ? file_munmap(addr, len) : sys_call(SYS_munmap, addr, len);
 }
 
 long do_dup(int fd)
@@ -51,7 +51,7 @@ long do_dup(int fd)
 	long r = sys_call(SYS_dup, fd);
 
 	if (r >= 0 && shim_ready)
-		api_duplicated(fd, (int)r);
+		file_duplicated(fd, (int)r);
 	return r;
 }
 
@@ -70,19 +70,19 @@ long do_fcntl(int fd, int cmd, unsigned long arg)
 	long r = sys_call(SYS_fcntl, fd, cmd, arg);
 
 	if (r >= 0 && shim_ready && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC))
-		api_duplicated(fd, (int)r);
+		file_duplicated(fd, (int)r);
 	return r;
 }
 
 long do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset)
 {
-	struct api_file *f = !shim_ready || flags & MAP_ANONYMOUS || fd < 0 ? NULL : api_get(fd);
+	struct file *f = !shim_ready || flags & MAP_ANONYMOUS || fd < 0 ? NULL : file_get(fd);
 	long r;
 
 	if (!f)
 		return sys_call(SYS_mmap, addr, len, prot, flags, fd, offset);
-	r = api_mmap(f, fd, addr, len, prot, flags, offset);
-	api_put(f);
+	r = file_mmap(f, fd, addr, len, prot, flags, offset);
+	file_put(f);
 	return r;
 }
 

@@ -10,7 +10,7 @@ bool shim_ready;
 __attribute__((constructor)) static void shim_start(void)
 {
 	shim_ready = true;
-	pthread_atfork(NULL, NULL, api_forked);
+	pthread_atfork(NULL, NULL, owner_forked);
 }
 
 EXPORT int userkvm_open(int flags)
@@ -25,11 +25,11 @@ EXPORT int userkvm_ioctl(int fd, unsigned long request, void *arg)
 
 EXPORT int userkvm_is_fd(int fd)
 {
-	struct api_file *f = api_get(fd);
+	struct file *f = file_get(fd);
 
 	if (!f)
 		return 0;
-	api_put(f);
+	file_put(f);
 	return 1;
 }
 

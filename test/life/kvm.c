@@ -14,17 +14,17 @@
 #include <unistd.h>
 
 #include "api/device.h"
-#include "api/life.h"
+#include "api/api.h"
 
 static long call(int fd, unsigned long request, void *arg)
 {
-	struct api_file *f = api_get(fd);
+	struct file *f = file_get(fd);
 	long r;
 
 	if (!f)
 		return -EBADF;
-	r = api_ioctl(f, request, arg);
-	api_put(f);
+	r = file_ioctl(f, request, arg);
+	file_put(f);
 	return r;
 }
 
@@ -41,13 +41,13 @@ static int vms(void)
 static int vm_new(struct kvm **kvm)
 {
 	int sys = api_open(0), vm = (int)call(sys, KVM_CREATE_VM, NULL);
-	struct api_file *f = api_get(vm);
+	struct file *f = file_get(vm);
 
 	assert_non_null(f);
 	if (kvm)
 		*kvm = f->object;
-	api_put(f);
-	api_close(sys);
+	file_put(f);
+	file_close(sys);
 	return vm;
 }
 
@@ -77,7 +77,7 @@ static long make_and_close(void)
 		}
 	}
 	while (n)
-		api_close(fds[--n]);
+		file_close(fds[--n]);
 	return r;
 }
 
@@ -141,7 +141,7 @@ static void failing_descriptors(void **state)
 
 static void file_handle(void **state)
 {
-	struct api_file *f;
+	struct file *f;
 	struct kvm *kvm;
 	int vm = vm_new(&kvm), cpu = (int)call(vm, KVM_CREATE_VCPU, NULL);
 
@@ -149,13 +149,13 @@ static void file_handle(void **state)
 	f = kvm_file_get_active(kvm);
 	assert_non_null(f);
 	/* The release waits for the handle, as for an ioctl. */
-	api_close(vm);
+	file_close(vm);
 	assert_ptr_equal(kvm_file_get_active(kvm), f);
-	api_put(f);
-	api_put(f);
+	file_put(f);
+	file_put(f);
 	assert_null(kvm_file_get_active(kvm));
 	assert_int_equal(vms(), 1);
-	api_close(cpu);
+	file_close(cpu);
 	assert_int_equal(vms(), 0);
 }
 
@@ -171,7 +171,7 @@ static void *walk(void *arg)
 static void *churn(void *arg)
 {
 	for (int i = 0; i < 100; i++)
-		api_close(vm_new(NULL));
+		file_close(vm_new(NULL));
 	return NULL;
 }
 
@@ -298,10 +298,10 @@ static void devices(void **state)
 	assert_int_equal(call((int)cd.fd, KVM_SET_DEVICE_ATTR, &a), -ENXIO);
 	assert_int_equal(call((int)cd.fd, KVM_RUN, NULL), -ENOTTY);
 	/* The device's file holds the VM. */
-	api_close(vm);
+	file_close(vm);
 	assert_int_equal(vms(), 1);
 	assert_int_equal(released, 0);
-	api_close((int)cd.fd);
+	file_close((int)cd.fd);
 	assert_int_equal(released, 1);
 	assert_int_equal(killed, 0);
 	assert_int_equal(vms(), 0);
@@ -317,9 +317,9 @@ static void devices_of_the_vm(void **state)
 	released = killed = 0;
 	assert_int_equal(device_register_type(KVM_DEV_TYPE_XICS, &without_release), 0);
 	assert_int_equal(call(vm, KVM_CREATE_DEVICE, &cd), 0);
-	api_close((int)cd.fd);
+	file_close((int)cd.fd);
 	assert_int_equal(killed, 0);
-	api_close(vm);
+	file_close(vm);
 	assert_int_equal(killed, 1);
 	device_register_type(KVM_DEV_TYPE_XICS, NULL);
 }

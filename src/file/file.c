@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Open files of ours: made, found, pinned, duplicated, closed. The mechanism is told in file.h. */
-#include "api/file.h"
+#include "file/internal.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <linux/close_range.h>
 
-#include "api/life.h"
+#include "base/loop.h"
 #include "base/sys.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -20,12 +20,14 @@
 
 static struct {
 	struct mutex lock; /* fd_lock: hash chains, free list, and closes of our own descriptors */
-	struct api_file *by_wd[BUCKETS], *by_ino[BUCKETS];
-	struct api_file *free;
+	struct file *by_wd[BUCKETS], *by_ino[BUCKETS];
+	struct file *free;
 	_Atomic uint64_t dev; /* of every memfd */
 	_Atomic long live;
 	_Atomic bool mapped; /* the VMM mapped a file of ours at some time */
 } files = {.lock = {.role = LOCK_FD_TABLE}};
+
+static struct mutex start_lock = {.role = LOCK_FILES_START}; /* files_start, by whichever room opens first */
 
 /* Both may be looked at by a signal handler of the VMM that interrupted us and closes something. */
 static __thread __attribute__((tls_model("initial-exec"))) volatile int inside, locking;
@@ -48,12 +50,13 @@ static bool must_defer(void)
 	return inside || locking || loop_is_self();
 }
 
-void files_enter(void)
+/* This thread is inside the library: a close by a signal handler of the VMM must not run releases. */
+static void enter(void)
 {
 	inside++;
 }
 
-void files_leave(void)
+static void leave(void)
 {
 	inside--;
 }
@@ -65,12 +68,22 @@ long files_live(void)
 
 int files_start(void)
 {
-	return watch_start();
+	int r;
+
+	mutex_lock(&start_lock);
+	r = owner_start();
+	if (!r)
+		r = loop_start();
+	if (!r)
+		r = watch_start();
+	mutex_unlock(&start_lock);
+	return r;
 }
 
 void files_forked(void)
 {
 	mutex_forked(&files.lock);
+	mutex_forked(&start_lock);
 	memset(files.by_wd, 0, sizeof(files.by_wd));
 	memset(files.by_ino, 0, sizeof(files.by_ino));
 	atomic_store(&files.live, 0);
@@ -79,38 +92,38 @@ void files_forked(void)
 
 /* -- Hash chains; fd_lock -- */
 
-struct api_file *file_by_wd(int wd)
+struct file *file_by_wd(int wd)
 {
-	struct api_file *f = files.by_wd[(unsigned)wd % BUCKETS];
+	struct file *f = files.by_wd[(unsigned)wd % BUCKETS];
 
 	while (f && f->wd != wd)
 		f = f->by_wd;
 	return f;
 }
 
-static struct api_file *file_by_ino(uint64_t ino)
+static struct file *file_by_ino(uint64_t ino)
 {
-	struct api_file *f = files.by_ino[ino % BUCKETS];
+	struct file *f = files.by_ino[ino % BUCKETS];
 
 	while (f && f->ino != ino)
 		f = f->by_ino;
 	return f;
 }
 
-void file_for_each(void (*fn)(struct api_file *f, void *arg), void *arg)
+void file_for_each(void (*fn)(struct file *f, void *arg), void *arg)
 {
 	for (unsigned i = 0; i < BUCKETS; i++) {
-		for (struct api_file *f = files.by_ino[i], *next; f; f = next) {
+		for (struct file *f = files.by_ino[i], *next; f; f = next) {
 			next = f->by_ino;
 			fn(f, arg);
 		}
 	}
 }
 
-static void hash_add(struct api_file *f)
+static void hash_add(struct file *f)
 {
-	struct api_file **w = &files.by_wd[(unsigned)f->wd % BUCKETS];
-	struct api_file **i = &files.by_ino[f->ino % BUCKETS];
+	struct file **w = &files.by_wd[(unsigned)f->wd % BUCKETS];
+	struct file **i = &files.by_ino[f->ino % BUCKETS];
 
 	f->by_wd = *w;
 	*w = f;
@@ -119,9 +132,9 @@ static void hash_add(struct api_file *f)
 	atomic_fetch_add(&files.live, 1);
 }
 
-static void hash_del(struct api_file *f)
+static void hash_del(struct file *f)
 {
-	struct api_file **p;
+	struct file **p;
 
 	for (p = &files.by_wd[(unsigned)f->wd % BUCKETS]; *p != f; p = &(*p)->by_wd)
 		;
@@ -135,9 +148,9 @@ static void hash_del(struct api_file *f)
 /* -- Memory -- */
 
 /* A zeroed file whose count is still 0; fd_lock not held. */
-static struct api_file *file_alloc(void)
+static struct file *file_alloc(void)
 {
-	struct api_file *f, *pool;
+	struct file *f, *pool;
 
 	files_lock();
 	f = files.free;
@@ -160,7 +173,7 @@ static struct api_file *file_alloc(void)
 }
 
 /* Back to the free list; the count is 0. */
-static void file_free(struct api_file *f)
+static void file_free(struct file *f)
 {
 	files_lock();
 	f->next = files.free;
@@ -198,7 +211,7 @@ static int make_memfd(const char *name, size_t size)
 }
 
 /* Maps the memfd and watches it: f->map, f->wd, f->ino. On an error nothing is left. */
-static int attach(struct api_file *f, int fd)
+static int attach(struct file *f, int fd)
 {
 	size_t len = MAX(f->size, PAGE_SIZE);
 	char path[PATH_MAX_FD];
@@ -223,10 +236,9 @@ static int attach(struct api_file *f, int fd)
 	return 0;
 }
 
-int file_prepare(struct api_file **out, const struct file_class *cls, const char *name, size_t size,
-		 int access)
+int file_prepare(struct file **out, const struct file_class *cls, const char *name, size_t size, int access)
 {
-	struct api_file *f = file_alloc();
+	struct file *f = file_alloc();
 	int r;
 
 	if (!f)
@@ -237,7 +249,7 @@ int file_prepare(struct api_file **out, const struct file_class *cls, const char
 	f->keep_map = f->gone = false;
 	f->doubts = 0;
 	f->object = NULL;
-	f->generation = life_generation();
+	f->generation = owner_generation();
 	r = make_memfd(name, size);
 	if (r >= 0) {
 		f->setup_fd = r;
@@ -253,14 +265,14 @@ int file_prepare(struct api_file **out, const struct file_class *cls, const char
 	return 0;
 }
 
-static void detach(struct api_file *f)
+static void detach(struct file *f)
 {
 	watch_del(f->wd);
 	if (!f->keep_map)
 		sys_call(SYS_munmap, f->map, MAX(f->size, PAGE_SIZE));
 }
 
-void file_abandon(struct api_file *f)
+void file_abandon(struct file *f)
 {
 	detach(f);
 	sys_call(SYS_close, f->setup_fd);
@@ -268,7 +280,7 @@ void file_abandon(struct api_file *f)
 }
 
 /* The description that the VMM gets, locked for the probe of watch.c; on a number of its own. */
-static int open_description(struct api_file *f)
+static int open_description(struct file *f)
 {
 	bool readonly = (f->access & O_ACCMODE) == O_RDONLY;
 	struct flock lock = {.l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
@@ -282,7 +294,7 @@ static int open_description(struct api_file *f)
 	return (int)fd;
 }
 
-int file_install(struct api_file *f, void *object, bool cloexec)
+int file_install(struct file *f, void *object, bool cloexec)
 {
 	int fd = f->setup_fd, second = open_description(f);
 
@@ -292,7 +304,7 @@ int file_install(struct api_file *f, void *object, bool cloexec)
 	files_lock();
 	hash_add(f);
 	ref_init(&f->refs, 1);
-	if (life_is_owner())
+	if (owner_is_me())
 		table_set(fd, f);
 	files_unlock();
 	/* The number that made the memfd becomes the VMM's; our own description lives on in the mapping. */
@@ -304,30 +316,35 @@ int file_install(struct api_file *f, void *object, bool cloexec)
 /* -- Ending -- */
 
 /* The last reference went: nobody else has f. No lock held. */
-static void file_release(struct api_file *f)
+static void file_release(struct file *f)
 {
 	files_lock();
 	hash_del(f);
 	table_forget(f);
 	files_unlock();
 	detach(f);
-	files_enter();
+	enter();
 	f->cls->release(f->object);
-	files_leave();
+	leave();
 	file_free(f);
 }
 
 void files_release(struct file_list *dead)
 {
 	while (dead->first) {
-		struct api_file *f = dead->first;
+		struct file *f = dead->first;
 
 		dead->first = f->next;
 		file_release(f);
 	}
 }
 
-void api_put(struct api_file *f)
+void file_get_again(struct file *f)
+{
+	ref_get(&f->refs);
+}
+
+void file_put(struct file *f)
 {
 	if (ref_put(&f->refs))
 		file_release(f);
@@ -336,9 +353,9 @@ void api_put(struct api_file *f)
 /* -- Finding -- */
 
 /* A file of ours whose fd came past us (SCM_RIGHTS, a raw dup); pinned. */
-static struct api_file *get_by_inode(int fd)
+static struct file *get_by_inode(int fd)
 {
-	struct api_file *f;
+	struct file *f;
 	struct stat st;
 
 	if (locking || sys_call(SYS_fstat, fd, &st) || st.st_dev != files.dev)
@@ -351,34 +368,34 @@ static struct api_file *get_by_inode(int fd)
 	return f;
 }
 
-struct api_file *api_get(int fd)
+struct file *file_get(int fd)
 {
-	struct api_file *f;
+	struct file *f;
 
 	while ((f = table_get(fd))) {
 		if (!ref_get_unless_zero(&f->refs))
 			return NULL;
 		if (table_get(fd) == f)
 			return f;
-		api_put(f);
+		file_put(f);
 	}
 	return files_live() ? get_by_inode(fd) : NULL;
 }
 
-bool api_is_system(int fd)
+const struct file_class *file_class_of(int fd)
 {
-	struct api_file *f = table_get(fd);
+	struct file *f = table_get(fd);
 
-	return f && f->cls->kind == FILE_SYSTEM;
+	return f ? f->cls : NULL;
 }
 
 /* -- The VMM's descriptor calls -- */
 
-void api_drain(void)
+void file_drain(void)
 {
 	struct file_list dead = {NULL};
 
-	if (!files_live() || must_defer() || !life_is_owner())
+	if (!files_live() || must_defer() || !owner_is_me())
 		return;
 	files_lock();
 	watch_drain(&dead);
@@ -386,21 +403,21 @@ void api_drain(void)
 	files_release(&dead);
 }
 
-long api_close(int fd)
+long file_close(int fd)
 {
-	struct api_file *f = table_get(fd);
+	struct file *f = table_get(fd);
 	struct file_list dead = {NULL};
 	long r;
 
 	if (sys_fd_is_ours(fd))
 		return -EBADF;
-	if (f && !life_is_owner())
+	if (f && !owner_is_me())
 		return sys_call(SYS_close, fd);
-	if (!f || must_defer() || !file_is_current(f, life_generation())) {
+	if (!f || must_defer() || !file_is_current(f)) {
 		if (f)
 			table_set(fd, NULL);
 		r = sys_call(SYS_close, fd);
-		api_drain();
+		file_drain();
 		return r;
 	}
 	/* Under the lock the event that our close causes cannot be taken by another thread. */
@@ -426,7 +443,7 @@ static unsigned next_special(unsigned fd, unsigned last)
 	return mine >= 0 && (unsigned)mine <= last ? (unsigned)mine : last + 1;
 }
 
-long api_close_range(unsigned first, unsigned last, unsigned flags)
+long file_close_range(unsigned first, unsigned last, unsigned flags)
 {
 	long r = 0;
 
@@ -447,24 +464,24 @@ long api_close_range(unsigned first, unsigned last, unsigned flags)
 		if (r)
 			return r;
 		if (special <= last && !sys_fd_is_ours((int)special))
-			api_close((int)special);
+			file_close((int)special);
 		first = special + 1;
 	}
-	api_drain();
+	file_drain();
 	return 0;
 }
 
-long api_dup3(int oldfd, int newfd, int flags)
+long file_dup3(int oldfd, int newfd, int flags)
 {
-	struct api_file *f = table_get(oldfd);
+	struct file *f = table_get(oldfd);
 	struct file_list dead = {NULL};
 	long r;
 
 	if (sys_fd_is_ours(newfd))
 		return -EBUSY;
-	if (!(f || table_get(newfd)) || !life_is_owner()) {
+	if (!(f || table_get(newfd)) || !owner_is_me()) {
 		r = sys_call(SYS_dup3, oldfd, newfd, flags);
-		api_drain();
+		file_drain();
 		return r;
 	}
 	if (must_defer()) {
@@ -483,17 +500,31 @@ long api_dup3(int oldfd, int newfd, int flags)
 	return r;
 }
 
-void api_duplicated(int oldfd, int newfd)
+void file_duplicated(int oldfd, int newfd)
 {
-	struct api_file *f = table_get(oldfd);
+	struct file *f = table_get(oldfd);
 
-	if (newfd >= 0 && (f || table_get(newfd)) && life_is_owner())
+	if (newfd >= 0 && (f || table_get(newfd)) && owner_is_me())
 		table_set(newfd, f);
 }
 
-/* -- Mapping -- */
+/* -- Calls on a file -- */
 
-long api_mmap(struct api_file *f, int fd, void *addr, size_t len, int prot, int flags, off_t offset)
+long file_ioctl(struct file *f, unsigned long request, void *arg)
+{
+	long r;
+
+	if (!f->cls->global && !file_is_current(f))
+		return -EIO;
+	if (!f->cls->ioctl)
+		return -ENOTTY;
+	enter();
+	r = f->cls->ioctl(f, (uint32_t)request, (unsigned long)arg);
+	leave();
+	return r;
+}
+
+long file_mmap(struct file *f, int fd, void *addr, size_t len, int prot, int flags, off_t offset)
 {
 	uint64_t pages = (len + PAGE_OFFSET_MASK) >> PAGE_SHIFT;
 	long r;
@@ -513,12 +544,12 @@ long api_mmap(struct api_file *f, int fd, void *addr, size_t len, int prot, int 
 	return r;
 }
 
-long api_munmap(void *addr, size_t len)
+long file_munmap(void *addr, size_t len)
 {
 	long r = sys_call(SYS_munmap, addr, len);
 
 	/* A mapping may have been the last reference to its file. */
 	if (!r && atomic_load_explicit(&files.mapped, memory_order_relaxed))
-		api_drain();
+		file_drain();
 	return r;
 }

@@ -10,13 +10,13 @@
  */
 #include <sys/stat.h>
 
-#include "api/file.h"
 #include "base/sys.h"
+#include "file/internal.h"
 
 #define LEAF  1024
 #define ROOTS 1024
 
-typedef _Atomic(struct api_file *) slot_t;
+typedef _Atomic(struct file *) slot_t;
 
 static _Atomic(slot_t *) roots[ROOTS];
 
@@ -39,17 +39,17 @@ static slot_t *slot_of(int fd, bool make)
 	return leaf ? &leaf[n % LEAF] : NULL;
 }
 
-struct api_file *table_get(int fd)
+struct file *table_get(int fd)
 {
 	slot_t *s = slot_of(fd, false);
 
 	return s ? atomic_load_explicit(s, memory_order_acquire) : NULL;
 }
 
-bool table_set(int fd, struct api_file *f)
+bool table_set(int fd, struct file *f)
 {
 	slot_t *s = slot_of(fd, f != NULL);
-	struct api_file *old;
+	struct file *old;
 
 	if (!s)
 		return !f;
@@ -74,7 +74,7 @@ int table_next(int fd)
 	return -1;
 }
 
-bool table_scrub(struct api_file *f)
+bool table_scrub(struct file *f)
 {
 	bool found = false;
 	struct stat st;
@@ -92,7 +92,7 @@ bool table_scrub(struct api_file *f)
 	return found;
 }
 
-void table_forget(struct api_file *f)
+void table_forget(struct file *f)
 {
 	if (!atomic_load(&f->slots))
 		return;

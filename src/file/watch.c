@@ -10,8 +10,9 @@
 #include <stdio.h>
 #include <sys/inotify.h>
 
-#include "api/file.h"
+#include "base/loop.h"
 #include "base/sys.h"
+#include "file/internal.h"
 
 #define DOUBT_MS 1 /* a description's lock goes a moment after its close event */
 #define DOUBTS	 8
@@ -34,7 +35,7 @@ static void on_event(void *arg, uint32_t events)
 }
 
 /* The description's reference goes; fd_lock. */
-static void drop(struct api_file *f, struct file_list *dead)
+static void drop(struct file *f, struct file_list *dead)
 {
 	f->gone = true;
 	table_forget(f);
@@ -47,7 +48,7 @@ static void drop(struct api_file *f, struct file_list *dead)
 enum probe { PROBE_ALIVE, PROBE_GONE, PROBE_UNKNOWN };
 
 /* Asks the kernel whether the lock that install put on the VMM's description is still held. */
-static enum probe probe_lock(struct api_file *f)
+static enum probe probe_lock(struct file *f)
 {
 	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 	char path[80];
@@ -70,7 +71,7 @@ static enum probe probe_lock(struct api_file *f)
 }
 
 /* A close of f's inode was reported; fd_lock. */
-static void closed(struct api_file *f, struct file_list *dead)
+static void closed(struct file *f, struct file_list *dead)
 {
 	if (f->gone || table_scrub(f))
 		return;
@@ -85,14 +86,14 @@ static void closed(struct api_file *f, struct file_list *dead)
 	}
 }
 
-static void recheck(struct api_file *f, void *arg)
+static void recheck(struct file *f, void *arg)
 {
 	if (f->doubts && !f->gone)
 		closed(f, arg);
 }
 
 /* After a lost event: only what can be asked is believed. */
-static void recheck_lost(struct api_file *f, void *arg)
+static void recheck_lost(struct file *f, void *arg)
 {
 	if (!f->gone && !table_scrub(f) && probe_lock(f) == PROBE_GONE)
 		drop(f, arg);
@@ -119,7 +120,7 @@ void watch_drain(struct file_list *dead)
 		const struct inotify_event *e;
 
 		for (long pos = 0; pos < n; pos += (long)(sizeof(*e) + e->len)) {
-			struct api_file *f;
+			struct file *f;
 
 			e = (const struct inotify_event *)(buf + pos);
 			if (e->mask & IN_Q_OVERFLOW)
