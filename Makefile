@@ -15,7 +15,7 @@ Q       := $(if $(V),,@)
 
 SRC     := $(foreach r,$(ROOMS),$(wildcard src/$(r)/*.c))
 CLISRC  := $(wildcard src/cli/*.c)
-UNITS   := $(foreach r,base mem bus engine irq vcpu life,$(wildcard test/$(r)/*.c))
+UNITS   := $(foreach r,base file mem bus engine irq vcpu life vfio lockorder,$(wildcard test/$(r)/*.c))
 ABI     := $(wildcard test/api/*.c) $(wildcard test/guest/*.c)
 VMM     := $(wildcard test/vmm/*.sh)
 BENCHES := $(wildcard bench/*.c)
@@ -27,7 +27,7 @@ tests    = $(patsubst test/%.c,%,$(filter-out $(wildcard test/*/*_part.c),$(1)))
 ALL_TESTS := $(call tests,$(UNITS) $(ABI)) $(if $(SAN),,$(patsubst test/%.sh,%,$(VMM)))
 RUN_TESTS := $(if $(T),$(T),$(ALL_TESTS))
 
-.PHONY: all check demo demo-shell bench lint install uninstall clean help tests deps-build
+.PHONY: all check torture demo demo-shell bench lint install uninstall clean help tests deps-build
 all: deps-build
 	$(Q)$(MAKE) --no-print-directory $(B)/userkvm $(B)/libuserkvm.so
 
@@ -58,6 +58,13 @@ check:
 	@tools/deps.sh check
 	$(Q)$(MAKE) --no-print-directory -j2 tests $(if $(SAN),,$(B)/userkvm $(B)/libuserkvm.so)
 	@tools/check.sh $(TB) $(RUN_TESTS)
+
+# The long form of the races: TIME seconds each. T=room/name: one program.
+TIME ?= 60
+torture:
+	@tools/deps.sh check
+	$(Q)$(MAKE) --no-print-directory -j2 tests
+	@tools/torture.sh $(TB) $(TIME) $(T)
 
 # -- Demo --
 demo demo-shell:
@@ -101,6 +108,7 @@ help:
 	@echo "make                    build/userkvm and build/libuserkvm.so"
 	@echo "make demo               boots Debian's cloud kernel in QEMU on userkvm; demo-shell: with a shell"
 	@echo "make check [T=room/name] [SAN=thread|address]"
+	@echo "make torture TIME=60     the long form of the races, with SAN= too"
 	@echo "make bench              benchmarks against their baselines"
 	@echo "make lint               format, floors, sizes, static analysis"
 	@echo "make install PREFIX=    binary, library, header, pkg-config file, man page"
