@@ -2,7 +2,7 @@
 # userkvm: one Makefile, no configure step. `make help` lists the targets.
 
 CC      ?= gcc
-B       ?= build
+O       ?= build
 VERSION := 0.1.0
 PREFIX  ?= /usr/local
 DESTDIR ?=
@@ -18,10 +18,10 @@ CLISRC  := $(wildcard src/cli/*.c)
 UNITS   := $(foreach r,base file mem bus engine irq vcpu life vfio lockorder,$(wildcard test/$(r)/*.c))
 ABI     := $(wildcard test/api/*.c) $(wildcard test/guest/*.c)
 VMM     := $(wildcard test/vmm/*.sh)
-BENCHES := $(wildcard bench/*.c)
+BENCHES := $(patsubst bench/%.c,$(O)/bench/%,$(filter-out $(wildcard bench/*_part.c),$(wildcard bench/*.c)))
 
 # The folder whose build the tests run: lockdep and assertions are on in every one of them.
-TB      := $(B)/$(if $(SAN),$(SAN),checked)
+TB      := $(O)/$(if $(SAN),$(SAN),checked)
 # The engine's differential test is several files; a file named NAME_part.c belongs to NAME.
 tests    = $(patsubst test/%.c,%,$(filter-out $(wildcard test/*/*_part.c),$(1)))
 ALL_TESTS := $(call tests,$(UNITS) $(ABI)) $(if $(SAN),,$(patsubst test/%.sh,%,$(VMM)))
@@ -29,7 +29,7 @@ RUN_TESTS := $(if $(T),$(T),$(ALL_TESTS))
 
 .PHONY: all check torture demo demo-shell bench lint install uninstall clean help tests deps-build
 all: deps-build
-	$(Q)$(MAKE) --no-print-directory $(B)/userkvm $(B)/libuserkvm.so
+	$(Q)$(MAKE) --no-print-directory $(O)/userkvm $(O)/libuserkvm.so
 
 deps-build:
 	@tools/deps.sh build
@@ -56,7 +56,7 @@ tests: $(addprefix $(TB)/test/,$(call tests,$(UNITS) $(ABI))) $(TB)/userkvm $(TB
 
 check:
 	@tools/deps.sh check
-	$(Q)$(MAKE) --no-print-directory -j2 tests $(if $(SAN),,$(B)/userkvm $(B)/libuserkvm.so)
+	$(Q)$(MAKE) --no-print-directory -j2 tests $(if $(SAN),,$(O)/userkvm $(O)/libuserkvm.so)
 	@tools/check.sh $(TB) $(RUN_TESTS)
 
 # The long form of the races: TIME seconds each. T=room/name: one program.
@@ -69,17 +69,27 @@ torture:
 # -- Demo --
 demo demo-shell:
 	@tools/deps.sh demo
-	$(Q)$(MAKE) --no-print-directory -j2 $(B)/userkvm $(B)/libuserkvm.so
+	$(Q)$(MAKE) --no-print-directory -j2 $(O)/userkvm $(O)/libuserkvm.so
 	@tools/demo.sh $@
 
 # -- Benchmarks --
-$(B)/bench/%: bench/%.c $(B)/rooms.a
+# api speaks only the KVM ABI; interp is the engine without a VM. NAME_part.c belongs to NAME. B=api, B=interp or
+# B=boot: that part alone; MD=1: tables for the README. nocheck.so is the library without the run loop's check of
+# code bytes: it is only ever measured.
+$(O)/bench/interp_nocheck.o: src/engine/interp.c $(O)/obj/engine/interp.o
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(CFLAGS_ALL) -O2 -Itest -o $@ $< $(B)/rooms.a $(LIBS)
+	$(Q)$(CC) $(CFLAGS_ALL) -O2 -mno-red-zone -DUSERKVM_BENCH_NO_COHERENCE -c $< -o $@
+$(O)/bench/nocheck.so: $(O)/bench/interp_nocheck.o $(O)/libuserkvm.so
+	$(Q)$(CC) -shared -Wl,-z,now -Wl,--version-script=tools/exports.map -O2 -o $@ $< \
+		$(filter-out %/engine/interp.o,$(SRC:src/%.c=$(O)/obj/%.o)) $(LIBS)
+.SECONDEXPANSION:
+$(O)/bench/%: bench/%.c $$(wildcard bench/%_part.c bench/%_*_part.c bench/*.h) $(O)/rooms.a
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) -O2 -Itest -o $@ $(filter %.c,$^) $(O)/rooms.a $(LIBS)
 bench:
 	@tools/deps.sh bench
-	$(Q)$(MAKE) --no-print-directory -j2 $(B)/userkvm $(B)/libuserkvm.so $(BENCHES:%.c=$(B)/%)
-	@tools/bench.sh $(B)
+	$(Q)$(MAKE) --no-print-directory -j2 $(O)/userkvm $(O)/libuserkvm.so $(BENCHES) $(O)/bench/nocheck.so
+	@tools/bench.sh $(O) $(if $(MD),md,text) $(B)
 
 lint:
 	@tools/deps.sh lint
@@ -89,8 +99,8 @@ lint:
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include \
 		$(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 755 $(B)/userkvm $(DESTDIR)$(PREFIX)/bin/
-	install -m 755 $(B)/libuserkvm.so $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(O)/userkvm $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(O)/libuserkvm.so $(DESTDIR)$(PREFIX)/lib/
 	install -m 644 include/userkvm.h $(DESTDIR)$(PREFIX)/include/
 	install -m 644 doc/userkvm.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' tools/userkvm.pc.in \
@@ -102,13 +112,13 @@ uninstall:
 		$(DESTDIR)$(PREFIX)/lib/pkgconfig/userkvm.pc
 
 clean:
-	rm -rf $(B)
+	rm -rf $(O)
 
 help:
 	@echo "make                    build/userkvm and build/libuserkvm.so"
 	@echo "make demo               boots Debian's cloud kernel in QEMU on userkvm; demo-shell: with a shell"
 	@echo "make check [T=room/name] [SAN=thread|address]"
 	@echo "make torture TIME=60     the long form of the races, with SAN= too"
-	@echo "make bench              benchmarks against their baselines"
+	@echo "make bench [B=api|interp|boot] [MD=1]  benchmarks against their baselines"
 	@echo "make lint               format, floors, sizes, static analysis"
 	@echo "make install PREFIX=    binary, library, header, pkg-config file, man page"

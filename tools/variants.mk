@@ -19,7 +19,7 @@ $(1)/userkvm: $$(CLISRC:src/%.c=$(1)/obj/%.o) $(1)/libuserkvm.so
 -include $$(SRC:src/%.c=$(1)/obj/%.d) $$(CLISRC:src/%.c=$(1)/obj/%.d)
 endef
 
-$(eval $(call variant,$(B),-O2))
-$(eval $(call variant,$(B)/checked,-O2 -DUSERKVM_CHECKED))
-$(eval $(call variant,$(B)/thread,-O1 -DUSERKVM_CHECKED -fsanitize=thread))
-$(eval $(call variant,$(B)/address,-O1 -DUSERKVM_CHECKED -fsanitize=address))
+$(eval $(call variant,$(O),-O2))
+$(eval $(call variant,$(O)/checked,-O2 -DUSERKVM_CHECKED))
+$(eval $(call variant,$(O)/thread,-O1 -DUSERKVM_CHECKED -fsanitize=thread))
+$(eval $(call variant,$(O)/address,-O1 -DUSERKVM_CHECKED -fsanitize=address))
