@@ -27,7 +27,7 @@ tests    = $(patsubst test/%.c,%,$(filter-out $(wildcard test/*/*_part.c),$(1)))
 ALL_TESTS := $(call tests,$(UNITS) $(ABI)) $(if $(SAN),,$(patsubst test/%.sh,%,$(VMM)))
 RUN_TESTS := $(if $(T),$(T),$(ALL_TESTS))
 
-.PHONY: all check torture demo demo-shell bench lint install uninstall clean help tests deps-build
+.PHONY: all check torture selftests demo demo-shell bench lint install uninstall clean help tests deps-build
 all: deps-build
 	$(Q)$(MAKE) --no-print-directory $(O)/userkvm $(O)/libuserkvm.so
 
@@ -65,6 +65,12 @@ torture:
 	@tools/deps.sh check
 	$(Q)$(MAKE) --no-print-directory -j2 tests
 	@tools/torture.sh $(TB) $(TIME) $(T)
+
+# The kernel's own KVM selftests, on the plain build or a sanitizer's. T="program ...": only these.
+selftests:
+	@tools/deps.sh selftests
+	$(Q)$(MAKE) --no-print-directory -j2 $(if $(SAN),$(TB),$(O))/userkvm $(if $(SAN),$(TB),$(O))/libuserkvm.so
+	@tools/selftests.sh $(if $(SAN),$(TB),$(O)) $(T)
 
 # -- Demo --
 demo demo-shell:
@@ -119,6 +125,7 @@ help:
 	@echo "make demo               boots Debian's cloud kernel in QEMU on userkvm; demo-shell: with a shell"
 	@echo "make check [T=room/name] [SAN=thread|address]"
 	@echo "make torture TIME=60     the long form of the races, with SAN= too"
+	@echo "make selftests [T=program] [SAN=thread|address]  the kernel's KVM selftests; writes doc/selftests.md"
 	@echo "make bench [B=api|interp|boot] [MD=1]  benchmarks against their baselines"
 	@echo "make lint               format, floors, sizes, static analysis"
 	@echo "make install PREFIX=    binary, library, header, pkg-config file, man page"

@@ -1,19 +1,21 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Installs the Debian packages that a make target needs, if they are missing: with apt when root, else it
-# prints the line to run and stops.	tools/deps.sh build|check|demo|lint|bench
+# prints the line to run and stops.	tools/deps.sh build|check|demo|lint|bench|selftests
 set -eu
 build="gcc make libc6-dev libzydis-dev"
 demo="$build qemu-system-x86 qemu-system-data seabios ipxe-qemu busybox-static cpio gzip dpkg apt"
 check="$demo libcmocka-dev ovmf memtest86+ e2fsprogs gdb python3 socat qemu-utils"
 lint="$build clang-format cppcheck universal-ctags libcmocka-dev python3"
 bench="$demo"
+selftests="$build linux-source-6.1 rsync libcap-dev xz-utils gawk"
 case "${1:-build}" in
 build) want=$build ;;
 check) want=$check ;;
 demo) want=$demo ;;
 lint) want=$lint ;;
 bench) want=$bench ;;
+selftests) want=$selftests ;;
 *) echo "deps: unknown target $1" >&2; exit 2 ;;
 esac
 missing=
