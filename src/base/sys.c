@@ -30,7 +30,7 @@ int sys_fd_claim(int fd)
 
 	if (fd < 0)
 		return fd;
-	high = sys_call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, FD_FLOOR);
+	high = fd < FD_FLOOR ? sys_call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, FD_FLOOR) : -1;
 	if (high >= 0) {
 		sys_call(SYS_close, fd);
 		fd = (int)high;

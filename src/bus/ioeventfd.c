@@ -136,14 +136,13 @@ static int deassign_on(struct bus_set *b, enum bus_kind kind, const struct kvm_i
 static int deassign(struct bus_set *b, enum bus_kind kind, const struct kvm_ioeventfd *args)
 {
 	struct base_eventfd efd;
-	int r = base_eventfd_get(&efd, args->fd);
+	int r = base_eventfd_peek(&efd, args->fd);
 
 	if (r < 0)
 		return r;
 	r = deassign_on(b, kind, args, &efd);
 	if (!args->len && kind == BUS_MMIO)
 		deassign_on(b, BUS_FAST_MMIO, args, &efd);
-	base_eventfd_put(&efd);
 	return r;
 }
 

@@ -138,6 +138,8 @@ static int irqfd_make(struct irq_vm *v, const struct kvm_irqfd *args, struct irq
 	f->gsi = args->gsi;
 	f->efd.fd = f->resamplefd.fd = -1;
 	r = base_eventfd_get(&f->efd, args->fd);
+	if (!r)
+		base_eventfd_learn(&f->efd); /* compared with every other irqfd's */
 	if (!r && (args->flags & KVM_IRQFD_FLAG_RESAMPLE))
 		r = base_eventfd_get(&f->resamplefd, args->resamplefd);
 	if (r < 0) {
@@ -197,10 +199,11 @@ static int deassign(struct irq_vm *v, const struct kvm_irqfd *args)
 {
 	struct base_eventfd efd;
 	struct irqfd **at;
-	int r = base_eventfd_get(&efd, args->fd);
+	int r = base_eventfd_peek(&efd, args->fd);
 
 	if (r < 0)
 		return r;
+	base_eventfd_learn(&efd);
 	mutex_lock(&v->irqfd_lock);
 	for (at = &v->irqfds; *at;) {
 		struct irqfd *f = *at;
@@ -213,7 +216,6 @@ static int deassign(struct irq_vm *v, const struct kvm_irqfd *args)
 		shutdown_irqfd(f);
 	}
 	mutex_unlock(&v->irqfd_lock);
-	base_eventfd_put(&efd);
 	return 0;
 }
 
