@@ -20,6 +20,9 @@ unpack() {
 		make -s -C "$S/linux" headers_install && touch "$S/unpacked"
 }
 
+# The suite's Makefile and Linux's must not know that a make is around them: lib.mk would build into /.
+unset MAKELEVEL MAKEFLAGS MFLAGS MAKEOVERRIDES O T SAN
+
 # ASSERT_EQ: the name that two programs use before the suite has it. stddef.h: __DECLARE_FLEX_ARRAY, newer than Debian's.
 build() {
 	make -s -k -j2 -C "$K" EXTRA_CFLAGS="-DTEST_ASSERT_EQ=ASSERT_EQ -include $S/linux/usr/include/linux/stddef.h" \
