@@ -280,8 +280,8 @@ static void assert_refused(const char *name, int fd, int error)
 	assert_int_equal(base_eventfd_peek(&e, fd), error);
 }
 
-/* Seen to fail (timerfd taken for an eventfd) without the look at POLLOUT in prove(); "kvm-vm" and "landlock"
- * without that at POLLWRNORM; "pipe, writing end" without the look at st_dev. */
+/* Seen to fail (timerfd taken for an eventfd) without the look at POLLOUT in prove(), and (kvm-vm, landlock)
+ * without that at POLLWRNORM. */
 static void everything_else_is_refused(void **state)
 {
 	unsigned made = 0;
@@ -325,7 +325,7 @@ static void seccomp_listener(void **state)
 
 /* -- What is one -- */
 
-/* Seen to fail (the full one refused) with `ASK` taken for NO in base_eventfd_peek. */
+/* Seen to fail (the full one refused) with ASK taken for NO in base_eventfd_peek. */
 static void every_eventfd_is_taken(void **state)
 {
 	static const int flags[] = {0, EFD_NONBLOCK, EFD_SEMAPHORE, EFD_NONBLOCK | EFD_SEMAPHORE,
@@ -386,7 +386,7 @@ static void no_number_left(void **state)
 
 /* -- Which one -- */
 
-/* By id and by kcmp, through duplicates, after the number was reused. Seen to fail with fd numbers compared. */
+/* By id and by kcmp, through duplicates, after the number was reused. Seen to fail with fd numbers compared in base_eventfd_same. */
 static void identity(void **state)
 {
 	for (unsigned learn = 0; learn < 4; learn++) {
@@ -448,7 +448,7 @@ static void signal_and_drain(void **state)
 	alarm(0);
 }
 
-/* The quick proof must stay the quick one: no /proc for an ordinary eventfd. Generous for sanitizers. */
+/* An ordinary eventfd is proved without /proc. Seen to fail with prove() saying ASK. */
 static void cost(void **state)
 {
 	enum { ROUNDS = 2000 };
