@@ -56,6 +56,11 @@ bool base_sig_run_end(struct sig_run *run);
 /* True if a signal has been caught in this run so far. */
 bool base_sig_run_caught(const struct sig_run *run);
 
+/*
+ * Lets SIG_KICK through on this thread and returns its id for base_sig_kick. Outside a run the kick does one
+ * thing: a PC inside a window goes on at the window's `again`.
+ */
+int base_sig_listen(void);
 /* Sends SIG_KICK to a thread of this process. Any thread. */
 void base_sig_kick(int tid);
 /* membarrier(PRIVATE_EXPEDITED): every thread that ran user code has passed through the kernel since. */

@@ -11,11 +11,13 @@
 #include "base/lock_raw.h"
 #include "base/log.h"
 #include "base/sig_int.h"
+#include "base/window.h"
 
 #define TLS __thread __attribute__((tls_model("initial-exec")))
 
 static TLS struct sig_run *_Atomic current;
 static TLS bool opened; /* this thread's mask lets faults and the kick through */
+static TLS int own_tid; /* 0: not asked yet */
 
 SIGSAFE struct sig_run *sig_run_current(void)
 {
@@ -43,6 +45,11 @@ SIGSAFE void sig_run_catch(struct sig_run *run, int sig, const siginfo_t *info, 
 
 SIGSAFE void sig_run_kicked(void *ucontext)
 {
+	greg_t *rip = &((ucontext_t *)ucontext)->uc_mcontext.gregs[REG_RIP];
+	uint64_t fault, again;
+
+	if (!sig_run_current() && base_window_find((uint64_t)*rip, &fault, &again))
+		*rip = (greg_t)again;
 	for (struct sig_run *r = sig_run_current(); r; r = r->outer) {
 		if (r->kick)
 			r->kick(r->arg, ucontext);
@@ -52,6 +59,7 @@ SIGSAFE void sig_run_kicked(void *ucontext)
 void sig_run_forked(void)
 {
 	atomic_store(&current, NULL);
+	own_tid = 0;
 }
 
 SIGSAFE void sig_requeue(const siginfo_t *info)
@@ -132,6 +140,15 @@ bool base_sig_run_caught(const struct sig_run *run)
 }
 
 /* -- Kicks -- */
+
+int base_sig_listen(void)
+{
+	if (unlikely(!opened))
+		open_mask();
+	if (unlikely(!own_tid))
+		own_tid = (int)sys_call(SYS_gettid);
+	return own_tid;
+}
 
 void base_sig_kick(int tid)
 {

@@ -206,3 +206,70 @@ int base_cmpxchg64_unsafe(uint64_t *unsafe, uint64_t *old, uint64_t val)
 	*old = seen;
 	return err;
 }
+
+/* -- Guarded -- */
+
+/* The window's last instruction is the one that changes memory: behind it a revocation comes too late. */
+#define GUARDED(body)                                                                        \
+	"771:\tcmpq %[want], %[now]\n\tjne 773f\n\t" body "\n772:\txor %[left], %[left]\n\t" \
+	"jmp 773f\n774:\tmov $-14, %[left]\n773:\n" WINDOW("771b", "772b", "774b", "771b")
+#define GUARD(g) [want] "r"((g)->expected), [now] "m"(*(const uint64_t *)(g)->seq)
+
+#define DEFINE_GUARDED(bits, suffix, mod)                                                             \
+	static long guarded##bits(void *dst, const void *src, const struct base_guard *g)             \
+	{                                                                                             \
+		long left = (bits) / 8;                                                               \
+		uint##bits##_t v;                                                                     \
+                                                                                                      \
+		__asm__ volatile(                                                                     \
+		    GUARDED("mov" suffix " (%[s]), %" mod "[v]\n\tmov" suffix " %" mod "[v], (%[d])") \
+		    : [left] "+&r"(left), [v] "=&q"(v)                                                \
+		    : [s] "r"(src), [d] "r"(dst), GUARD(g)                                            \
+		    : "memory", "cc");                                                                \
+		return left;                                                                          \
+	}
+DEFINE_GUARDED(16, "w", "w")
+DEFINE_GUARDED(32, "l", "k")
+DEFINE_GUARDED(64, "q", "q")
+
+/* RCX counts down what is left, whatever happens. */
+static long guarded_bytes(void *dst, const void *src, size_t len, const struct base_guard *g)
+{
+	long left = 1;
+
+	__asm__ volatile(GUARDED("rep movsb")
+			 : [left] "+&r"(left), "+&D"(dst), "+&S"(src), "+&c"(len)
+			 : GUARD(g)
+			 : "memory", "cc");
+	return left > 0 ? (long)len : left;
+}
+
+long base_guarded_copy(void *dst, const void *src, size_t len, const struct base_guard *g)
+{
+	switch (len) {
+	case 2: return guarded16(dst, src, g);
+	case 4: return guarded32(dst, src, g);
+	case 8: return guarded64(dst, src, g);
+	default: return guarded_bytes(dst, src, len, g);
+	}
+}
+
+int base_guarded_cmpxchg(void *p, unsigned size, uint64_t *old, uint64_t val, const struct base_guard *g)
+{
+	uint64_t seen = *old;
+	long left = 1;
+
+	if (size == 8)
+		__asm__ volatile(GUARDED("lock cmpxchgq %[v], (%[p])")
+				 : "+&a"(seen), [left] "+&r"(left)
+				 : [p] "r"(p), [v] "r"(val), GUARD(g)
+				 : "memory", "cc");
+	else
+		__asm__ volatile(GUARDED("lock cmpxchgl %k[v], (%[p])")
+				 : "+&a"(seen), [left] "+&r"(left)
+				 : [p] "r"(p), [v] "r"(val), GUARD(g)
+				 : "memory", "cc");
+	if (!left)
+		*old = size == 8 ? seen : (uint32_t)seen;
+	return (int)left;
+}

@@ -46,4 +46,20 @@ int base_copy_out(void *unsafe_dst, const void *src, size_t len);
 int base_cmpxchg32_unsafe(uint32_t *unsafe, uint32_t *old, uint32_t val);
 int base_cmpxchg64_unsafe(uint64_t *unsafe, uint64_t *old, uint64_t val);
 
+/*
+ * The same for memory that may be revoked, too: nothing is touched once *seq differs from `expected`. Who
+ * revokes changes *seq, sends the thread SIG_KICK and makes a membarrier; the handler sends the thread back to
+ * the comparison. The thread listens (base_sig_listen).
+ */
+struct base_guard {
+	const _Atomic uint64_t *seq;
+	uint64_t expected;
+};
+
+/* Copies; either side may vanish. 2, 4 and 8 bytes are one access. The number of bytes left: 0 done, more:
+ * revoked after that much; or -EFAULT. */
+long base_guarded_copy(void *dst, const void *src, size_t len, const struct base_guard *g);
+/* Locked compare-and-exchange of 4 or 8 bytes: 0, with *old updated on a mismatch; 1 revoked; or -EFAULT. */
+int base_guarded_cmpxchg(void *p, unsigned size, uint64_t *old, uint64_t val, const struct base_guard *g);
+
 #endif
