@@ -5,6 +5,7 @@
 #include <limits.h>
 
 #include "base/lock_raw.h"
+#include "base/log.h"
 #include "base/sys.h"
 
 #define SPIN_ROUNDS 100 /* about 3 us: longer than any spinlock section, shorter than a wake-up */
@@ -88,8 +89,18 @@ void mutex_forked(struct mutex *m)
 	set_owner(m, false);
 }
 
+/* Reports a lock that nobody can want any more. */
+static inline void check_retired(const struct mutex *m)
+{
+#ifdef USERKVM_CHECKED
+	if (unlikely(atomic_load_explicit(&m->retired, memory_order_relaxed)))
+		base_bug("a retired lock is taken");
+#endif
+}
+
 void mutex_lock(struct mutex *m)
 {
+	check_retired(m);
 	note_acquire(m->role, m, LOCKDEP_EXCL);
 	raw_lock(&m->state);
 	set_owner(m, true);

@@ -6,6 +6,9 @@
  * role; whatever is taken inside makes an edge out of it; a synchronise or barrier is the wait for its
  * readers and makes an edge into it.
  *
+ * The same goes for sections of other kinds: a vCPU in guest code, for which a flush counts as a wait. Beyond the
+ * order, each role says how patient its holder may be: see lock_roles.def.
+ *
  * Works inside signal handlers: a handler that interrupts the graph's update skips the graph, never waits.
  */
 #ifdef USERKVM_CHECKED
@@ -13,8 +16,10 @@
 
 #include <dlfcn.h>
 #include <execinfo.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/lock_raw.h"
 #include "base/log.h"
@@ -24,15 +29,17 @@
 #define MAX_STACK 16
 #define TLS	  __thread __attribute__((tls_model("initial-exec")))
 
-enum lock_kind { MUTEX, SPIN, SRCU };
+enum lock_kind { MUTEX, SPIN, SRCU, SECTION, HOST };
+enum lock_patience { ATOMIC, WAITS, FAULTS }; /* what a holder may do: lock_roles.def */
 
 struct role_info {
 	const char *name;
 	enum lock_kind kind;
+	enum lock_patience held;
 };
 
 static const struct role_info roles[LOCK_ROLES] = {
-#define ROLE(id, name, kind, guards, notes) [LOCK_##id] = {name, kind},
+#define ROLE(id, name, kind, held, guards, notes) [LOCK_##id] = {name, kind, held},
 #include "base/lock_roles.def"
 #undef ROLE
 };
@@ -49,7 +56,8 @@ struct held {
 
 static TLS struct held held[MAX_HELD];
 static TLS unsigned nheld;
-static TLS bool busy; /* this thread is inside the graph */
+static TLS bool busy;		      /* this thread is inside the graph */
+static TLS struct lock_nowait nowait; /* what: not NULL where no lock may be taken */
 
 /* -- The graph; changed under graph_lock, bits of `edges` read without -- */
 
@@ -229,21 +237,40 @@ static bool holds_role(unsigned role)
 	return false;
 }
 
-/* The one nesting of a role in itself: several vCPUs, all taken under kvm->lock. */
+/* True if the table lets locks of the role nest, and this thread holds the parent. */
 static bool same_role_ok(unsigned role)
 {
-	return role == LOCK_VCPU && holds_role(LOCK_KVM);
+	static const struct {
+		enum lock_role inner, parent;
+	} nests[] = {
+#define ROLE(id, name, kind, held, guards, notes)
+#define NEST(inner, parent) {LOCK_##inner, LOCK_##parent},
+#include "base/lock_roles.def"
+#undef ROLE
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(nests); i++) {
+		if (nests[i].inner == role && holds_role(nests[i].parent))
+			return true;
+	}
+	return false;
 }
 
-/* This thread is about to wait for `role`: an edge from everything that it holds. */
-static __attribute__((noinline)) void wait_edges(unsigned role, const void *lock)
+/* This thread is about to wait for `role`: an edge from everything that it holds. False if it would wait for
+ * itself. */
+static __attribute__((noinline)) bool wait_edges(unsigned role, const void *lock)
 {
 	struct edge_stack now = {.n = 0};
+	bool self = false;
+
+	if (nowait.what)
+		complain("wanted where nothing may be waited for", nowait.what, lock);
 
 	for (unsigned i = 0; i < nheld; i++) {
 		unsigned from = held[i].role;
 
 		if (from == role) {
+			self |= held[i].lock == lock;
 			if (held[i].lock == lock || !same_role_ok(role))
 				complain(held[i].lock == lock ? "self-deadlock" : "nested in its own role",
 					 roles[role].name, lock);
@@ -257,6 +284,7 @@ static __attribute__((noinline)) void wait_edges(unsigned role, const void *lock
 		add_edge(from, role, &now);
 		busy = false;
 	}
+	return !self;
 }
 
 /* -- Entry points -- */
@@ -285,12 +313,6 @@ void lockdep_release(enum lock_role role, const void *lock)
 	complain("released, but not held by this thread", roles[role].name, lock);
 }
 
-void lockdep_sync(enum lock_role role, const void *domain)
-{
-	if (!busy)
-		wait_edges(role, domain);
-}
-
 bool lockdep_holds(enum lock_role role, const void *lock)
 {
 	for (unsigned i = 0; i < nheld; i++) {
@@ -299,6 +321,65 @@ bool lockdep_holds(enum lock_role role, const void *lock)
 	}
 	return false;
 }
+
+/* Reports each lock whose holder may not have this much patience. */
+static void check_patience(enum lock_patience wanted, const char *what)
+{
+	for (unsigned i = 0; i < nheld && !busy; i++) {
+		if (roles[held[i].role].held < wanted)
+			complain(wanted == WAITS ? "a wait under a lock that allows none"
+						 : "the VMM may be waited for under a lock that forbids it",
+				 what, held[i].lock);
+	}
+}
+
+bool lockdep_sync(enum lock_role role, const void *domain)
+{
+	if (busy)
+		return true;
+	check_patience(WAITS, roles[role].name);
+	return wait_edges(role, domain);
+}
+
+void lock_section_enter(enum lock_role role, const void *section)
+{
+	lockdep_acquire(role, section, LOCKDEP_SRCU);
+}
+
+void lock_section_leave(enum lock_role role, const void *section)
+{
+	lockdep_release(role, section);
+}
+
+void lock_section_wait(enum lock_role role, const void *section)
+{
+	lockdep_sync(role, section);
+}
+
+void lock_host_enter(void)
+{
+	lockdep_acquire(LOCK_HOST, NULL, LOCKDEP_READ);
+}
+
+void lock_host_leave(void)
+{
+	lockdep_release(LOCK_HOST, NULL);
+}
+
+struct lock_nowait lock_nowait_enter(const char *what, bool alloc)
+{
+	struct lock_nowait outer = nowait;
+
+	nowait = (struct lock_nowait){.what = what, .alloc = alloc};
+	return outer;
+}
+
+void lock_nowait_leave(struct lock_nowait outer)
+{
+	nowait = outer;
+}
+
+/* -- Assertions -- */
 
 void lock_assert_held(const struct mutex *m)
 {
@@ -309,10 +390,49 @@ void lock_assert_held(const struct mutex *m)
 void lock_assert_none(const char *where)
 {
 	for (unsigned i = 0; i < nheld; i++) {
-		if (held[i].role != LOCK_VCPU)
+		if (held[i].role != LOCK_VCPU && held[i].role != LOCK_GUEST)
 			complain("held where nothing may be", where, held[i].lock);
 	}
 }
+
+void lock_assert_may_wait(const char *what)
+{
+	check_patience(WAITS, what);
+}
+
+void lock_assert_may_fault(const char *what)
+{
+	check_patience(FAULTS, what);
+}
+
+void lock_assert_may_put(const char *what)
+{
+	if (nheld)
+		complain("what may be a last reference is dropped under a lock", what, held[nheld - 1].lock);
+}
+
+void lock_assert_may_alloc(void)
+{
+	if (nowait.what && !nowait.alloc)
+		complain("the allocator is entered where it may have been interrupted", nowait.what, NULL);
+}
+
+void lock_assert_teardown(const struct mutex *m)
+{
+	if (!atomic_load(&m->retired))
+		complain("needed in retirement, but in use", roles[m->role].name, m);
+}
+
+void mutex_retire(struct mutex *m, const struct ref *users)
+{
+	if (ref_read(users))
+		complain("retired while there are users", roles[m->role].name, m);
+	if (atomic_load(&m->state))
+		complain("retired while held", roles[m->role].name, m);
+	atomic_store(&m->retired, true);
+}
+
+/* -- For tests -- */
 
 unsigned lockdep_reports(void)
 {
@@ -333,12 +453,38 @@ void lockdep_reset(void)
 	raw_unlock(&graph_lock);
 }
 
+/* USERKVM_LOCK_EDGES=FILE: the orders that this process has seen, "outer -> inner", appended when it ends. */
+static __attribute__((destructor)) void lockdep_tell(void)
+{
+	const char *file = getenv("USERKVM_LOCK_EDGES");
+	long fd;
+
+	if (!file || !*file)
+		return;
+	raw_lock(&graph_lock);
+	text_len = 0;
+	for (unsigned i = 0; i < LOCK_TEST_A; i++) {
+		for (unsigned j = 0; j < LOCK_TEST_A; j++) {
+			if (atomic_load(&edges[i]) & BIT(j))
+				say("%s -> %s\n", roles[i].name, roles[j].name);
+		}
+	}
+	fd = sys_call(SYS_openat, AT_FDCWD, file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	if (fd >= 0) {
+		sys_call(SYS_write, fd, text, text_len);
+		sys_call(SYS_close, fd);
+	}
+	text_len = 0;
+	raw_unlock(&graph_lock);
+}
+
 /* The child of a fork: the graph's lock may have been another thread's. */
 static void after_fork(void)
 {
 	atomic_store(&graph_lock, 0);
 	text_len = 0;
 	busy = false;
+	nowait = (struct lock_nowait){0};
 }
 
 /* backtrace() loads the unwinder when first called: have that behind us before a lock or handler calls it. */

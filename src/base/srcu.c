@@ -30,7 +30,7 @@
 #else
 #define note_read(s)   ((void)0)
 #define note_unread(s) ((void)0)
-#define note_wait(s)   ((void)0)
+#define note_wait(s)   true
 #endif
 
 /* -- Readers -- */
@@ -181,7 +181,8 @@ static void run_later(void *arg)
 
 void srcu_synchronize(struct srcu *s)
 {
-	note_wait(s);
+	if (!note_wait(s))
+		return;
 	wait_grace_period(s);
 	run_due(s);
 }
@@ -190,7 +191,7 @@ void srcu_call(struct srcu *s, struct srcu_head *head, void (*func)(struct srcu_
 {
 	bool full, first;
 
-	note_wait(s);
+	(void)note_wait(s);
 	atomic_thread_fence(
 	    memory_order_seq_cst); /* the caller's unpublication is before `started` is read */
 	*head = (struct srcu_head){.func = func, .seq = atomic_load(&s->started) + 1};
@@ -210,7 +211,8 @@ void srcu_call(struct srcu *s, struct srcu_head *head, void (*func)(struct srcu_
 
 void srcu_barrier(struct srcu *s)
 {
-	note_wait(s);
+	if (!note_wait(s))
+		return;
 	wait_grace_period(s);
 	raw_lock(&s->running);
 	run_due_locked(s);
