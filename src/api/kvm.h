@@ -7,22 +7,17 @@
 #ifndef USERKVM_API_KVM_H
 #define USERKVM_API_KVM_H
 
-#include "file/file.h"
 #include "api/stats.h"
+#include "base/kvm_file.h"
+#include "file/file.h"
 #include "vcpu/vcpu.h"
 
-#define KVM_MAGIC	  0x4d564b55 /* "UKVM" */
-#define KVM_MAX_VCPU_ID	  4096	     /* KVM_CAP_MAX_VCPU_ID, x86 */
+#define KVM_MAX_VCPU_ID	  4096 /* KVM_CAP_MAX_VCPU_ID, x86 */
 #define KVM_MIN_MMU_PAGES 64
 
 struct kvm;
 struct kvm_dev;
 struct stats_file;
-
-/* Whoever created a VM destroys it: the object carries its maker's functions. */
-struct kvm_ops {
-	void (*destroy)(struct kvm *kvm);
-};
 
 /* One vCPU as its file and its VM see it. Lives as long as the VM. */
 struct vcpu_handle {
@@ -37,24 +32,23 @@ enum kvm_stage {
 	KVM_STAGE_NONE,
 	KVM_STAGE_SRCU,
 	KVM_STAGE_MEM,
-	KVM_STAGE_BUS,
-	KVM_STAGE_IRQ,
 	KVM_STAGE_CODE,
 	KVM_STAGE_VCPUS,
 	KVM_STAGE_RING,
+	KVM_STAGE_BUS,
+	KVM_STAGE_IRQ,
 	KVM_STAGE_LISTED,
 };
 
 struct kvm {
-	struct ref users; /* first: what others may count on knowing nothing else */
-	uint32_t magic;
-	const struct kvm_ops *ops;
+	struct kvm_file handle; /* first: what others may count on knowing nothing else */
 	enum kvm_stage stage;
 	struct vcpu_vm vm;
 	struct mutex lock;	 /* vCPU array, devices, VM-wide state */
 	struct mutex slots_lock; /* memslot and bus updates */
 	struct srcu srcu;
-	_Atomic(struct file *) file; /* back-pointer, cleared first thing in the file's release */
+	/* Back-pointer to the handle while the VM's file is open; cleared first thing in its release. */
+	_Atomic(struct kvm_file *) file;
 	struct vcpu_handle
 	    *handles[VCPU_MAX]; /* by index; guarded by lock, fixed once vm.nr_vcpus covers it */
 	struct kvm_coalesced_mmio_ring *ring; /* one page, shared with every vCPU mapping */
@@ -63,9 +57,11 @@ struct kvm {
 	struct vm_stats stats;
 	struct spinlock stats_lock;
 	_Atomic(struct stats_file *) stats_files;
+	_Atomic int noncoherent;	   /* devices whose DMA does not snoop (systems.md B6) */
 	struct kvm *list_next, *list_prev; /* registry */
 };
-_Static_assert(offsetof(struct kvm, users) == 0, "the count is what an opaque holder finds first");
+_Static_assert(offsetof(struct kvm, handle) == 0,
+	       "the handle, and so the count, is what a holder finds first");
 
 /* -- vm.c -- */
 
@@ -79,8 +75,13 @@ bool kvm_get_safe(struct kvm *kvm);
 void kvm_put(struct kvm *kvm);
 /* Gives back a reference borrowed for a file that was not made. */
 void kvm_put_not_last(struct kvm *kvm);
-/* The VM's file, pinned (file_put); NULL once its last close was seen. */
-struct file *kvm_file_get_active(struct kvm *kvm);
+/* The VM's handle, counted (kvm_file_put); NULL once the last close of its fd was seen. The caller has a reference
+ * of its own. */
+struct kvm_file *kvm_file_get_active(struct kvm *kvm);
+/* What drivers may do with one of our VMs: handle.c, but for destroy. */
+extern const struct kvm_file_ops kvm_handle_ops;
+/* kvm_handle_ops.destroy: undoes kvm_create from the stage it reached; the count is 0, nobody else has the VM. */
+void kvm_destroy(struct kvm_file *file);
 /* Walks the VMs: the first (kvm NULL), or the one after kvm, whose reference is dropped. Holds a reference
  * on what it returns and no lock. */
 struct kvm *registry_next(struct kvm *kvm);

@@ -58,20 +58,39 @@ void registry_forked(void)
 
 /* -- Destruction -- */
 
-/* Undoes kvm_create from the stage it reached; nobody else has the VM. */
-static void teardown(struct kvm *kvm)
+/* What runs and rings, and so may look at every other organ. */
+static void end_vcpus(struct kvm *kvm)
 {
 	unsigned n = atomic_load(&kvm->vm.nr_vcpus);
 
+	irq_release_irqfds(kvm->vm.irq);
+	for (unsigned i = 0; i < n; i++)
+		vcpu_handle_destroy(kvm->handles[i]);
+}
+
+/*
+ * The order of systems.md A5: nobody can find it, nothing runs, then routing and chips, buses, coalesced ring,
+ * the rest of the machine, devices without a file, memory; what their ends replaced is on its way out until
+ * the barrier; last the set-up of the process.
+ */
+void kvm_destroy(struct kvm_file *file)
+{
+	struct kvm *kvm = container_of(file, struct kvm, handle);
+
+	base_bug_on(ref_read(&file->users));
+	base_bug_on(atomic_load(&kvm->file) != NULL);
 	if (kvm->stage >= KVM_STAGE_SRCU)
 		srcu_barrier(&kvm->srcu);
 	switch (kvm->stage) {
 	case KVM_STAGE_LISTED:
 		registry_del(kvm);
-		irq_release_irqfds(kvm->vm.irq);
-		for (unsigned i = 0; i < n; i++)
-			vcpu_handle_destroy(kvm->handles[i]);
-		device_destroy_all(kvm);
+		end_vcpus(kvm);
+		/* fallthrough */
+	case KVM_STAGE_IRQ:
+		irq_destroy(kvm->vm.irq);
+		/* fallthrough */
+	case KVM_STAGE_BUS:
+		bus_destroy(kvm->vm.bus);
 		/* fallthrough */
 	case KVM_STAGE_RING:
 		sys_call(SYS_munmap, kvm->ring, PAGE_SIZE);
@@ -82,58 +101,69 @@ static void teardown(struct kvm *kvm)
 	case KVM_STAGE_CODE:
 		engine_code_destroy(kvm->vm.code);
 		/* fallthrough */
-	case KVM_STAGE_IRQ:
-		irq_destroy(kvm->vm.irq);
-		/* fallthrough */
-	case KVM_STAGE_BUS:
-		bus_destroy(kvm->vm.bus);
-		/* fallthrough */
 	case KVM_STAGE_MEM:
+		device_destroy_all(kvm);
 		mem_destroy(kvm->vm.mem);
 		/* fallthrough */
 	case KVM_STAGE_SRCU:
-		/* What the organs' ends replaced is still on its way out. */
 		srcu_barrier(&kvm->srcu);
 		srcu_cleanup(&kvm->srcu);
 		/* fallthrough */
 	case KVM_STAGE_NONE: break;
 	}
-	kvm->magic = 0;
+	file->magic = 0;
 	base_free(kvm);
 	life_put();
 }
 
-static const struct kvm_ops own_ops = {.destroy = teardown};
+/* -- References -- */
 
 void kvm_get(struct kvm *kvm)
 {
-	ref_get(&kvm->users);
+	kvm_file_get(&kvm->handle);
 }
 
 bool kvm_get_safe(struct kvm *kvm)
 {
-	return ref_get_unless_zero(&kvm->users);
+	return kvm_file_get_safe(&kvm->handle);
 }
 
 void kvm_put(struct kvm *kvm)
 {
-	base_bug_on(kvm->magic != KVM_MAGIC);
-	if (ref_put(&kvm->users))
-		kvm->ops->destroy(kvm);
+	kvm_file_put(&kvm->handle);
 }
 
 void kvm_put_not_last(struct kvm *kvm)
 {
-	ref_put_not_last(&kvm->users);
+	kvm_file_put_not_last(&kvm->handle);
+}
+
+struct kvm_file *kvm_file_get_active(struct kvm *kvm)
+{
+	struct kvm_file *f = atomic_load(&kvm->file);
+
+	if (f)
+		kvm_file_get(f);
+	return f;
 }
 
 /* -- Creation -- */
 
-/* The organs, in the order of systems.md A5; kvm->stage says how far. */
+static int make_ring(struct kvm *kvm)
+{
+	long page =
+	    sys_call(SYS_mmap, NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (page < 0 && page > -4096)
+		return (int)page;
+	kvm->ring = (struct kvm_coalesced_mmio_ring *)page;
+	return 0;
+}
+
+/* The organs; kvm->stage says how far, and kvm_destroy undoes them in the reverse order. */
 static int make_organs(struct kvm *kvm)
 {
 	struct vcpu_vm *vm = &kvm->vm;
-	long page;
 	int r;
 
 	r = srcu_init(&kvm->srcu, LOCK_SRCU_VM);
@@ -144,14 +174,6 @@ static int make_organs(struct kvm *kvm)
 	if (r)
 		return r;
 	kvm->stage = KVM_STAGE_MEM;
-	r = bus_create(&vm->bus, &kvm->srcu, &kvm->slots_lock);
-	if (r)
-		return r;
-	kvm->stage = KVM_STAGE_BUS;
-	r = irq_create(&vm->irq, &vcpu_irq_port, vm, vm->bus, &kvm->slots_lock);
-	if (r)
-		return r;
-	kvm->stage = KVM_STAGE_IRQ;
 	r = engine_code_create(&vm->code);
 	if (r)
 		return r;
@@ -160,12 +182,19 @@ static int make_organs(struct kvm *kvm)
 	if (r)
 		return r;
 	kvm->stage = KVM_STAGE_VCPUS;
-	page = sys_call(SYS_mmap, NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (page < 0 && page > -4096)
-		return (int)page;
-	kvm->ring = (struct kvm_coalesced_mmio_ring *)page;
-	bus_coalesced_set_ring(vm->bus, kvm->ring);
+	r = make_ring(kvm);
+	if (r)
+		return r;
 	kvm->stage = KVM_STAGE_RING;
+	r = bus_create(&vm->bus, &kvm->srcu, &kvm->slots_lock);
+	if (r)
+		return r;
+	bus_coalesced_set_ring(vm->bus, kvm->ring);
+	kvm->stage = KVM_STAGE_BUS;
+	r = irq_create(&vm->irq, &vcpu_irq_port, vm, vm->bus, &kvm->slots_lock);
+	if (r)
+		return r;
+	kvm->stage = KVM_STAGE_IRQ;
 	return 0;
 }
 
@@ -182,8 +211,8 @@ int kvm_create(struct kvm **out)
 		life_put();
 		return -ENOMEM;
 	}
-	kvm->magic = KVM_MAGIC;
-	kvm->ops = &own_ops;
+	kvm->handle = (struct kvm_file){.magic = KVM_FILE_MAGIC, .ops = &kvm_handle_ops};
+	ref_init(&kvm->handle.users, 1);
 	kvm->mmu_pages = KVM_MIN_MMU_PAGES;
 	mutex_init(&kvm->lock, LOCK_KVM);
 	mutex_init(&kvm->slots_lock, LOCK_SLOTS);
@@ -192,10 +221,9 @@ int kvm_create(struct kvm **out)
 	kvm->vm.lock = &kvm->lock;
 	r = make_organs(kvm);
 	if (r) {
-		teardown(kvm);
+		kvm_put(kvm);
 		return r;
 	}
-	ref_init(&kvm->users, 1);
 	registry_add(kvm);
 	kvm->stage = KVM_STAGE_LISTED;
 	*out = kvm;
@@ -204,27 +232,13 @@ int kvm_create(struct kvm **out)
 
 /* -- The file -- */
 
-struct file *kvm_file_get_active(struct kvm *kvm)
-{
-	struct file *f;
-
-	while ((f = atomic_load(&kvm->file))) {
-		if (!ref_get_unless_zero(&f->refs))
-			return NULL;
-		/* The file's memory may have become another file between the load and the count. */
-		if (atomic_load(&kvm->file) == f)
-			return f;
-		file_put(f);
-	}
-	return NULL;
-}
-
+/* Whoever else holds the VM: it has no file from here on, and no irqfd raises anything in it. */
 static void vm_release(void *object)
 {
 	struct kvm *kvm = object;
 
-	irq_release_irqfds(kvm->vm.irq);
 	atomic_store(&kvm->file, NULL);
+	irq_release_irqfds(kvm->vm.irq);
 	kvm_put(kvm);
 }
 
@@ -249,7 +263,7 @@ static int make_vm_file(void)
 		file_abandon(f);
 		return r;
 	}
-	atomic_store(&kvm->file, f);
+	atomic_store(&kvm->file, &kvm->handle);
 	r = file_install(f, kvm, true);
 	if (r < 0) {
 		atomic_store(&kvm->file, NULL);
