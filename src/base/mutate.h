@@ -9,7 +9,11 @@
 
 #include "base/util.h"
 
-enum mutation { MUTATE_NONE, MUTATIONS };
+enum mutation {
+	MUTATE_NONE,
+	MUTATE_SLOTS_ARCH_ACROSS_SYNC, /* region.c: slots_arch_lock is dropped after the grace period (chain 3) */
+	MUTATIONS
+};
 
 #ifdef USERKVM_CHECKED
 extern _Atomic uint64_t base_mutations; /* bits; set by tests */
