@@ -9,17 +9,41 @@
 
 #include "base/util.h"
 
+/* What the code does while the flag is set. */
+#define MUTATION_LIST(M)                                                                                 \
+	M(USAGE_IN_REGISTRY, "enabling is counted under the registry's lock, and that under the libc's") \
+	M(WALK_LOCKED, "a walk of the VMs keeps the registry locked while it looks at one")              \
+	M(HOST_IN_SRCU, "a vCPU takes a lock of the libc's inside an srcu section")                      \
+	M(SLOTS_ARCH_ACROSS_SYNC, "slots_arch_lock is held across synchronise")                          \
+	M(SLOTS_IN_SRCU, "a reader of memslots takes slots_lock inside its srcu section")                \
+	M(SYNC_IN_SECTION, "a memslot update synchronises inside a section of its own")                  \
+	M(FLUSH_LOCKS_VCPUS, "a flush takes each vcpu->mutex instead of signalling")                     \
+	M(KVM_IN_EXIT, "a port access takes kvm->lock")                                                  \
+	M(INVALIDATE_TAKES_SLOTS, "an invalidation takes slots_lock")                                    \
+	M(SYNC_IN_IRQ, "a routing update synchronises before it drops irq_lock")                         \
+	M(ACK_TAKES_IRQ, "an ack notifier takes irq_lock")                                               \
+	M(LOAD_IN_LOCK, "the libc's loader or fork handlers are called under a lock of ours")            \
+	M(PUT_UNDER_LOCK, "a VM's reference is put under a spinlock")                                    \
+	M(COPY_UNDER_SPIN, "guest memory is written under a spinlock")                                   \
+	M(STOP_UNDER_LOCK, "a flush runs under a lock that a vCPU takes")                                \
+	M(EVENTFD_WAITS, "a full eventfd of the VMM is waited for")                                      \
+	M(ALLOC_IN_HANDLER, "the handler of the kick allocates")                                         \
+	M(FORK_CHILD_WAITS, "a forked child takes a lock of its parent's")                               \
+	M(FORK_HOLDS_LOOP, "fork runs the VMM's handlers with the event loop locked")
+
 enum mutation {
-	MUTATE_NONE,
-	MUTATE_SLOTS_ARCH_ACROSS_SYNC, /* region.c: slots_arch_lock is dropped after the grace period (chain 3) */
-	MUTATIONS
+#define M(name, what) MUTATE_##name,
+	MUTATION_LIST(M)
+#undef M
+	    MUTATIONS
 };
+_Static_assert(MUTATIONS <= 64, "one bit each");
 
 #ifdef USERKVM_CHECKED
 extern _Atomic uint64_t base_mutations; /* bits; set by tests */
 static inline bool mutated(enum mutation m)
 {
-	return atomic_load_explicit(&base_mutations, memory_order_relaxed) & BIT(m);
+	return unlikely(atomic_load_explicit(&base_mutations, memory_order_relaxed) & BIT(m));
 }
 #else
 static inline bool mutated(enum mutation m)

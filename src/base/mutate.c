@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The flags of mutate.h. */
+#include "base/mutate.h"
+
+#ifdef USERKVM_CHECKED
+_Atomic uint64_t base_mutations;
+#endif
