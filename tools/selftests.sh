@@ -79,14 +79,14 @@ limit() {
 
 # run_one NUMBER PROGRAM ARGUMENTS: one line "state|program|arguments|seconds|reason" into results/NUMBER.
 run_one() {
-	local n=$1 p=$2 args=$3 log=$S/results/$1.log start rc state why
+	local n=$1 p=$2 args=$3 log=$R/$1.log start rc state why
 	local lim=$(($(limit "$p") * (${SLOW:-1})))
 	start=$(date +%s%N)
-	rm -f "$S/results/$n.reports"
+	rm -f "$R/$n.reports"
 	cd "$K" || exit 1
 	ulimit -Sn 1024
 	# shellcheck disable=SC2086
-	USERKVM_LOG=error:$S/results/$n.reports timeout -k 5 $lim "$here/$B/userkvm" run "./$p" $args >"$log" 2>&1 </dev/null
+	USERKVM_LOG=error:$R/$n.reports timeout -k 5 $lim "$here/$B/userkvm" run "./$p" $args >"$log" 2>&1 </dev/null
 	rc=$?
 	why=
 	case $rc in
@@ -96,13 +96,13 @@ run_one() {
 	124 | 137) state=FAIL; why="not done after $lim s" ;;
 	*) state=FAIL; why="exit $rc: $(grep -v '^ *[0-9]*$' "$log" | grep -A1 -m1 -E 'Test Assertion|error' | tr '\n' ' ')" ;;
 	esac
-	if [ -s "$S/results/$n.reports" ]; then
-		cat "$S/results/$n.reports" >>"$log"
-		state=FAIL why="the library reports: $(head -1 "$S/results/$n.reports")"
+	if [ -s "$R/$n.reports" ]; then
+		cat "$R/$n.reports" >>"$log"
+		state=FAIL why="the library reports: $(head -1 "$R/$n.reports")"
 	fi
 	why=$(echo "$why" | tr '|' '/' | tr -s ' \t' ' ' | cut -c1-150)
 	printf '%s|%s|%s|%s.%01d|%s\n' $state "$p" "$args" $((($(date +%s%N) - start) / 1000000000)) \
-		$((($(date +%s%N) - start) / 100000000 % 10)) "$why" | tee "$S/results/$n" | tr '|' ' '
+		$((($(date +%s%N) - start) / 100000000 % 10)) "$why" | tee "$R/$n" | tr '|' ' '
 }
 
 table() {
@@ -119,29 +119,30 @@ table() {
 	| program | arguments | result | seconds | |
 	|---|---|---|---|---|
 	END
-	awk -F'|' '{ gsub(/[<>]/, "", $5); printf "| %s | %s | %s | %s | %s |\n", $2, $3 ? "`" $3 "`" : "", $1, $4, $5 }' "$S/results/all"
+	awk -F'|' '{ gsub(/[<>]/, "", $5); printf "| %s | %s | %s | %s | %s |\n", $2, $3 ? "`" $3 "`" : "", $1, $4, $5 }' "$R/all"
 }
-count() { grep -c -- "$1" "$S/results/all"; }
+count() { grep -c -- "$1" "$R/all"; }
 
 B=$1
 shift
 case $B in */thread | */address) SLOW=4 ;; esac
-export SLOW B S K here
+R=$here/$B/log/selftests
+export SLOW B S K R here
 export -f run_one limit may_skip
 [ -f $tarball ] || { echo "selftests: no $tarball" >&2; exit 1; }
 mkdir -p "$S"
 unpack && build || exit 1
-rm -rf "$S/results" && mkdir -p "$S/results"
-{ programs | sed 's/$/|/'; modes; } | sort -t'|' -k1,1 -k2,2 >"$S/list"
+rm -rf "$R" && mkdir -p "$R"
+{ programs | sed 's/$/|/'; modes; } | sort -t'|' -k1,1 -k2,2 >"$R/list"
 if [ $# -gt 0 ]; then
-	for t in "$@"; do grep -E "^(x86_64/)?$t\|" "$S/list"; done >"$S/list.part"
-	mv "$S/list.part" "$S/list"
+	for t in "$@"; do grep -E "^(x86_64/)?$t\|" "$R/list"; done >"$R/list.part"
+	mv "$R/list.part" "$R/list"
 fi
 start=$(date +%s)
-awk -F'|' '{ printf "%03d%c%s%c%s%c", NR, 0, $1, 0, $2, 0 }' "$S/list" | xargs -0 -n3 -P2 bash -c 'run_one "$@"' -
-cat "$S"/results/[0-9][0-9][0-9] >"$S/results/all"
+awk -F'|' '{ printf "%03d%c%s%c%s%c", NR, 0, $1, 0, $2, 0 }' "$R/list" | xargs -0 -n3 -P2 bash -c 'run_one "$@"' -
+cat "$R"/[0-9][0-9][0-9] >"$R/all"
 if [ $# -eq 0 ] && [ "$B" = build ]; then
 	{ table; echo; echo "The whole took $((($(date +%s) - start) / 60)) minutes."; } >doc/selftests.md
 fi
 echo "$(count '^pass|') passed, $(count '^FAIL|') failed, $(count '^skip|') skipped, $(count '^SKIP|') skipped that should not"
-! grep -E '^(FAIL|SKIP)\|' "$S/results/all" | cut -d'|' -f1-3
+! grep -E '^(FAIL|SKIP)\|' "$R/all" | cut -d'|' -f1-3
