@@ -2,15 +2,14 @@
 /* Dirty logs: collecting and clearing them. fill.c says why no write is lost. */
 #include "mem/slot.h"
 
-/* Takes the right to write from the pages of one bitmap word; true if anyone had it. */
-static bool revoke_write(struct slot *s, uint64_t word, uint64_t mask)
+bool slot_revoke_write(struct slot *s, uint64_t word, uint64_t mask)
 {
 	bool had = false;
 
 	for (; mask; mask &= mask - 1) {
-		_Atomic uint64_t *spte = &s->sptes[word * 64 + (unsigned)__builtin_ctzll(mask)];
+		_Atomic uint64_t *spte = slot_spte(s, word * 64 + (unsigned)__builtin_ctzll(mask));
 
-		if (atomic_load(spte) & SPTE_WRITE)
+		if (spte && (atomic_load(spte) & SPTE_WRITE))
 			had |= atomic_fetch_and(spte, ~SPTE_WRITE) & SPTE_WRITE;
 	}
 	return had;
@@ -38,12 +37,12 @@ static void take_snapshot(struct mem *m, struct slot *s, _Atomic uint64_t *log)
 
 		if (mask) {
 			mask = atomic_exchange(&log[i], 0);
-			flush |= revoke_write(s, i, mask);
+			flush |= slot_revoke_write(s, i, mask);
 		}
 		atomic_store_explicit(&log[words + i], mask, memory_order_relaxed);
 	}
 	if (flush)
-		m->port->flush(m->ctx);
+		mem_revoke(m);
 }
 
 /* Puts a snapshot that nobody got back into the bitmap. */
@@ -63,6 +62,8 @@ int mem_get_dirty_log(struct mem *m, const struct kvm_dirty_log *d)
 	int r;
 
 	lock_assert_held(m->slots_lock);
+	if (m->ring_bytes)
+		return -ENXIO;
 	r = find_logged(m, d->slot, &s, &log);
 	if (r)
 		return r;
@@ -93,6 +94,8 @@ int mem_clear_dirty_log(struct mem *m, const struct kvm_clear_dirty_log *d)
 	int r;
 
 	lock_assert_held(m->slots_lock);
+	if (m->ring_bytes)
+		return -ENXIO;
 	if (d->slot >> 16 >= MEM_ADDRESS_SPACES || (d->slot & 0xffff) >= MEM_USER_SLOTS || d->first_page % 64)
 		return -EINVAL;
 	r = find_logged(m, d->slot, &s, &log);
@@ -111,10 +114,10 @@ int mem_clear_dirty_log(struct mem *m, const struct kvm_clear_dirty_log *d)
 			continue;
 		/* Only what was set counts; that excludes bits behind the slot's end. */
 		mask &= atomic_fetch_and(&log[first + i], ~mask);
-		flush |= revoke_write(s, first + i, mask);
+		flush |= slot_revoke_write(s, first + i, mask);
 	}
 	if (flush)
-		m->port->flush(m->ctx);
+		mem_revoke(m);
 	return 0;
 }
 
