@@ -72,6 +72,7 @@ struct target {
 static int find(struct mem *m, unsigned as, uint64_t gpa, bool write, struct target *t)
 {
 	struct slot *s = slot_find(m, as, gpa >> PAGE_SHIFT);
+	struct mem_page page;
 	uint64_t offset;
 
 	if (!s || (write && s->readonly))
@@ -81,7 +82,7 @@ static int find(struct mem *m, unsigned as, uint64_t gpa, bool write, struct tar
 	offset = gpa - (s->base_gfn << PAGE_SHIFT);
 	t->host = s->hva + offset;
 	t->len = PAGE_SIZE - (gpa & PAGE_OFFSET_MASK);
-	return slot_grant(m, s, offset >> PAGE_SHIFT, write) || !write ? 0 : -EFAULT;
+	return slot_grant(m, s, offset >> PAGE_SHIFT, write, &page) == MEM_FIXED ? 0 : -ENOMEM;
 }
 
 /* Finds the page of gpa, dirty if it is to be written. 0, or -EFAULT. */
@@ -144,6 +145,8 @@ int mem_write(struct mem *m, unsigned as, uint64_t gpa, const void *buf, size_t 
 	access_begin(m, &a);
 	r = copy(m, as, gpa, (uint8_t *)(uintptr_t)buf, len, true);
 	access_end(m, &a);
+	if (!r)
+		track_wrote(m, as, gpa, buf, len);
 	return r;
 }
 
@@ -171,6 +174,7 @@ static int cmpxchg(struct mem *m, unsigned as, uint64_t gpa, unsigned size, uint
 
 int mem_cmpxchg(struct mem *m, unsigned as, uint64_t gpa, unsigned size, uint64_t *old, uint64_t val)
 {
+	uint64_t expected = *old;
 	struct accessor a;
 	int r;
 
@@ -179,5 +183,7 @@ int mem_cmpxchg(struct mem *m, unsigned as, uint64_t gpa, unsigned size, uint64_
 	access_begin(m, &a);
 	r = cmpxchg(m, as, gpa, size, old, val);
 	access_end(m, &a);
+	if (!r && *old == expected)
+		track_wrote(m, as, gpa, &val, size);
 	return r;
 }
