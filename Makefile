@@ -18,7 +18,6 @@ CLISRC  := $(wildcard src/cli/*.c)
 UNITS   := $(foreach r,base file mem bus engine irq vcpu life vfio lockorder,$(wildcard test/$(r)/*.c))
 ABI     := $(wildcard test/api/*.c) $(wildcard test/guest/*.c)
 VMM     := $(wildcard test/vmm/*.sh)
-BENCHES := $(patsubst bench/%.c,$(O)/bench/%,$(filter-out $(wildcard bench/*_part.c),$(wildcard bench/*.c)))
 
 # The folder whose build the tests run: lockdep and assertions are on in every one of them.
 TB      := $(O)/$(if $(SAN),$(SAN),checked)
@@ -79,22 +78,25 @@ demo demo-shell:
 	@tools/demo.sh $@
 
 # -- Benchmarks --
-# api speaks only the KVM ABI; interp is the engine without a VM. NAME_part.c belongs to NAME. B=api, B=interp or
-# B=boot: that part alone; MD=1: tables for the README. nocheck.so is the library without the run loop's check of
-# code bytes: it is only ever measured.
+# api speaks only the KVM ABI; interp is the engine without a VM. B=api, B=interp or B=boot: that part alone;
+# MD=1: tables for the README. nocheck.so is the library without the run loop's check of code bytes: it is only
+# ever measured.
+$(O)/bench/api: $(wildcard bench/api*.c) bench/bench.h $(wildcard test/*.h)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) -O2 -Itest -o $@ $(filter %.c,$^) -lpthread
+$(O)/bench/interp: bench/interp.c $(O)/rooms.a
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) -O2 -o $@ $^ $(LIBS)
 $(O)/bench/interp_nocheck.o: src/engine/interp.c $(O)/obj/engine/interp.o
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS_ALL) -O2 -mno-red-zone -DUSERKVM_BENCH_NO_COHERENCE -c $< -o $@
 $(O)/bench/nocheck.so: $(O)/bench/interp_nocheck.o $(O)/libuserkvm.so
 	$(Q)$(CC) -shared -Wl,-z,now -Wl,--version-script=tools/exports.map -O2 -o $@ $< \
 		$(filter-out %/engine/interp.o,$(SRC:src/%.c=$(O)/obj/%.o)) $(LIBS)
-.SECONDEXPANSION:
-$(O)/bench/%: bench/%.c $$(wildcard bench/%_part.c bench/%_*_part.c bench/*.h) $(O)/rooms.a
-	@mkdir -p $(@D)
-	$(Q)$(CC) $(CFLAGS_ALL) -O2 -Itest -o $@ $(filter %.c,$^) $(O)/rooms.a $(LIBS)
 bench:
 	@tools/deps.sh bench
-	$(Q)$(MAKE) --no-print-directory -j2 $(O)/userkvm $(O)/libuserkvm.so $(BENCHES) $(O)/bench/nocheck.so
+	$(Q)$(MAKE) --no-print-directory -j2 $(O)/userkvm $(O)/libuserkvm.so $(O)/bench/api $(O)/bench/interp \
+		$(O)/bench/nocheck.so
 	@tools/bench.sh $(O) $(if $(MD),md,text) $(B)
 
 lint:
