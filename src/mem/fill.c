@@ -8,6 +8,9 @@
  * ends a page's being dirty either finds SPTE_WRITE and flushes, or somebody else took it, after the
  * hand-out saw it, and flushed. A flush undoes every hand-out that began before it, so no write is lost,
  * and where nothing was handed out writable nothing is flushed.
+ *
+ * Who counts on a page's being tracked raises its count and flushes; a hand-out looks at the count behind
+ * the beginning of its read section. So after the flush every vCPU asks before each write to the page.
  */
 #include "mem/slot.h"
 
@@ -23,43 +26,82 @@ static bool log_test(_Atomic uint64_t *log, uint64_t rel)
 	return atomic_load(&log[rel / 64]) & BIT(rel % 64);
 }
 
-/* Marks page `rel` dirty. */
-static void log_set(_Atomic uint64_t *log, uint64_t rel)
+/* Marks page `rel` dirty. With rings, who marks it enters it; what finds no room stays unmarked, so that the
+ * next writer tries again. */
+static void log_set(struct mem *m, struct slot *s, _Atomic uint64_t *log, uint64_t rel)
 {
-	if (!log_test(log, rel))
-		atomic_fetch_or(&log[rel / 64], BIT(rel % 64));
+	uint64_t bit = BIT(rel % 64);
+
+	if (log_test(log, rel) || (atomic_fetch_or(&log[rel / 64], bit) & bit))
+		return;
+	if (m->ring_bytes && !ring_push(m, s, rel))
+		atomic_fetch_and(&log[rel / 64], ~bit);
 }
 
-void slot_mark_dirty(struct slot *s, uint64_t rel)
+#ifdef USERKVM_CHECKED
+void (*slot_grant_hook)(struct slot *s, uint64_t rel);
+#define GRANT_HOOK(s, rel)                       \
+	do {                                     \
+		if (unlikely(slot_grant_hook))   \
+			slot_grant_hook(s, rel); \
+	} while (0)
+#else
+#define GRANT_HOOK(s, rel) \
+	do {               \
+	} while (0)
+#endif
+
+/*
+ * Adds flags to an spte, in this generation of the slot: the fast path of a write fault. The generation is
+ * part of what is compared and is read again for each try, so an entry of an earlier life is neither taken
+ * for this one's nor written over this one's.
+ */
+static uint64_t spte_add(struct slot *s, _Atomic uint64_t *spte, uint64_t rel, uint64_t flags)
 {
-	_Atomic uint64_t *log = atomic_load(&s->log);
+	uint64_t old, new;
+	uint32_t gen;
 
-	if (log)
-		log_set(log, rel);
-}
-
-bool slot_grant(struct slot *s, uint64_t rel, bool write)
-{
-	_Atomic uint64_t *log = atomic_load(&s->log);
-	uint32_t gen = atomic_load(&s->gen);
-	uint64_t old = atomic_load(&s->sptes[rel]), new;
-	bool want = !s->readonly && (write || !log || log_test(log, rel));
-
-	if (!atomic_load_explicit(&s->used, memory_order_relaxed))
-		atomic_store(&s->used, true);
 	do {
-		new = spte_current(old, gen) ? old : (uint64_t)gen << SPTE_GEN_SHIFT;
-		new |= SPTE_PRESENT | (want ? SPTE_WRITE : 0);
-	} while (new != old && !atomic_compare_exchange_weak(&s->sptes[rel], &old, new));
-	if (s->readonly || !(new &SPTE_WRITE))
-		return false;
+		gen = atomic_load(&s->gen);
+		old = atomic_load(spte);
+		GRANT_HOOK(s, rel);
+		new = (spte_current(old, gen) ? old : (uint64_t)gen << SPTE_GEN_SHIFT) | flags;
+	} while ((new != old && !atomic_compare_exchange_strong(spte, &old, new)) ||
+		 unlikely(atomic_load(&s->gen) != gen));
+	return new;
+}
+
+/* What a page that has SPTE_WRITE may be written through, after a look at the log. */
+static bool writable_now(struct mem *m, struct slot *s, uint64_t rel, bool write, _Atomic uint64_t *log)
+{
 	if (!log)
 		return true;
 	if (write) {
-		log_set(log, rel);
+		log_set(m, s, log, rel);
 		return true;
 	}
 	return log_test(log, rel);
+}
+
+enum mem_fill_result slot_grant(struct mem *m, struct slot *s, uint64_t rel, bool write,
+				struct mem_page *page)
+{
+	_Atomic uint64_t *log = atomic_load(&s->log), *sptes = slot_sptes(m, s);
+	uint64_t flags = SPTE_PRESENT | SPTE_ACCESSED, spte;
+	bool tracked;
+
+	if (!sptes)
+		return MEM_NOMEM;
+	if (!atomic_load_explicit(&s->used, memory_order_relaxed))
+		atomic_store(&s->used, true);
+	tracked = slot_tracked(s, rel);
+	if (!s->readonly && (write || (!tracked && (!log || log_test(log, rel)))))
+		flags |= SPTE_WRITE | SPTE_DIRTY;
+	spte = spte_add(s, &sptes[rel], rel, flags);
+	page->writable =
+	    !s->readonly && (write || !tracked) && (spte & SPTE_WRITE) && writable_now(m, s, rel, write, log);
+	page->tracked = tracked;
+	return MEM_FIXED;
 }
 
 /* mem_fill inside the read section. */
@@ -81,10 +123,11 @@ static enum mem_fill_result fill(struct mem *m, unsigned as, uint64_t gfn, bool 
 	}
 	rel = gfn - s->base_gfn;
 	*page = (struct mem_page){.host = s->hva + (rel << PAGE_SHIFT), .id = s->uid << 31 | rel};
-	if (mem_invalidating(m, (uint64_t)page->host))
+	if (mem_invalidating((uint64_t)page->host))
 		return MEM_RETRY;
-	page->writable = slot_grant(s, rel, write);
-	return MEM_FIXED;
+	if (write && m->ring_bytes && atomic_load(&s->log) && !ring_has_room(m))
+		return MEM_FULL;
+	return slot_grant(m, s, rel, write, page);
 }
 
 enum mem_fill_result mem_fill(struct mem *m, unsigned as, uint64_t gpa, bool write, struct mem_page *page)
@@ -106,66 +149,45 @@ bool mem_is_visible(struct mem *m, unsigned as, uint64_t gpa)
 	return visible;
 }
 
-/* -- Invalidation -- */
+/* -- Aging -- */
 
-bool mem_invalidating(struct mem *m, uint64_t hva)
+/* Test-and-clear of one page: bits of MEM_AGE_. */
+static uint8_t age_page(struct slot *s, uint64_t rel)
 {
-	bool hit;
+	_Atomic uint64_t *spte = slot_spte(s, rel);
+	uint64_t old = spte ? atomic_load(spte) : 0;
 
-	if (likely(!atomic_load(&m->invalidating)))
-		return false;
-	spin_lock(&m->invalidate_lock);
-	hit = atomic_load(&m->invalidating) && hva < m->invalid_hi && hva + PAGE_SIZE > m->invalid_lo;
-	spin_unlock(&m->invalidate_lock);
-	return hit;
+	if (!spte_current(old, atomic_load(&s->gen)) || !(old & (SPTE_ACCESSED | SPTE_DIRTY)))
+		return 0;
+	old = atomic_fetch_and(spte, ~(SPTE_ACCESSED | SPTE_DIRTY));
+	return (old & SPTE_ACCESSED ? MEM_AGE_ACCESSED : 0) | (old & SPTE_DIRTY ? MEM_AGE_DIRTY : 0);
 }
 
-/* True if a slot of either address space lies in the host range. */
-static bool touches_slot(struct mem *m, uint64_t lo, uint64_t hi)
+/* Ages the pages of one slot from gfn, at most n; the number of pages passed over. */
+static uint64_t age_piece(struct mem *m, unsigned as, uint64_t gfn, uint64_t n, uint8_t *young, bool *any)
+{
+	struct slot *s = slot_find(m, as, gfn);
+
+	*young = 0;
+	if (!s || atomic_load(&s->invalid))
+		return 1;
+	n = MIN(n, s->base_gfn + s->npages - gfn);
+	for (uint64_t i = 0; i < n; i++) {
+		young[i] = age_page(s, gfn - s->base_gfn + i);
+		*any |= young[i];
+	}
+	return n;
+}
+
+void mem_age(struct mem *m, unsigned as, uint64_t gfn, uint64_t n, uint8_t *young)
 {
 	int idx = srcu_read_lock(m->srcu);
-	bool hit = false;
+	bool any = false;
 
-	for (unsigned as = 0; as < MEM_ADDRESS_SPACES && !hit; as++) {
-		struct slot_set *set = srcu_dereference(m->sets[as]);
-
-		if (!set->n || lo >= set->hva_hi || hi <= set->hva_lo)
-			continue;
-		for (unsigned i = 0; i < set->n && !hit; i++) {
-			uint64_t base = (uint64_t)set->slots[i]->hva;
-
-			hit = lo < base + (set->slots[i]->npages << PAGE_SHIFT) && hi > base;
-		}
-	}
+	for (uint64_t done = 0; done < n;)
+		done += age_piece(m, as, gfn + done, n - done, young + done, &any);
 	srcu_read_unlock(m->srcu, idx);
-	return hit;
-}
-
-bool mem_invalidate_begin(struct mem *m, uint64_t hva, uint64_t len)
-{
-	uint64_t hi = hva + len;
-
-	if (!touches_slot(m, hva, hi))
-		return false;
-	spin_lock(&m->invalidate_lock);
-	if (!atomic_load(&m->invalidating)) {
-		m->invalid_lo = hva;
-		m->invalid_hi = hi;
-	} else {
-		m->invalid_lo = MIN(m->invalid_lo, hva);
-		m->invalid_hi = MAX(m->invalid_hi, hi);
-	}
-	atomic_fetch_add(&m->invalidating, 1);
-	spin_unlock(&m->invalidate_lock);
-	/* A fill that saw no invalidation began before this, and is undone by it. */
-	m->port->flush(m->ctx);
-	return true;
-}
-
-void mem_invalidate_end(struct mem *m)
-{
-	spin_lock(&m->invalidate_lock);
-	base_bug_on(!atomic_load(&m->invalidating));
-	atomic_fetch_sub(&m->invalidating, 1);
-	spin_unlock(&m->invalidate_lock);
+	/* vCPUs that hold a pointer would not ask again. */
+	if (any)
+		mem_revoke(m);
 }

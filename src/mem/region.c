@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * KVM_SET_USER_MEMORY_REGION: check, classify, prepare, commit. The commit cannot fail.
+ * KVM_SET_USER_MEMORY_REGION: check, classify, prepare, commit. The commit cannot fail, and only what makes
+ * something (a slot, a log, room for one more slot) allocates: a deletion needs no memory.
  *
  * Deleting or moving: the slot becomes INVALID, so that vCPUs retry instead of taking the address for a
  * device; readers that saw it valid are waited for; what was handed out is revoked; only then the new set
- * is published. Nobody can do harm with the old slot any more, so its memory is freed after a grace period
- * that nobody waits for.
+ * is published. When its predecessor's readers are gone as well, nobody can reach the old slot.
  */
+#include "base/mutate.h"
 #include "mem/slot.h"
 
 #define GENERATION_IN_PROGRESS BIT(63)
@@ -19,10 +20,10 @@ struct change {
 	const struct kvm_userspace_memory_region *r;
 	unsigned as;
 	enum change_kind kind;
-	struct slot *old;      /* before; NULL for a creation */
-	struct slot *new;      /* after; NULL for a deletion, old for a change of flags */
-	struct slot_set *set;  /* to be published */
-	_Atomic uint64_t *log; /* a bitmap for new, if logging begins */
+	struct slot *old;	    /* before; NULL for a creation */
+	struct slot *new;	    /* after; NULL for a deletion, old for a change of flags */
+	struct slot_set *bigger[2]; /* sets with room for one more slot, if the present ones have none */
+	_Atomic uint64_t *log;	    /* a bitmap for new, if logging begins */
 };
 
 /* -- Check -- */
@@ -76,7 +77,7 @@ static int check_place(const struct mem *m, const struct change *c)
 
 	if (c->kind != CHANGE_CREATE && c->kind != CHANGE_MOVE)
 		return 0;
-	if (slot_set_overlaps(atomic_load(&m->sets[c->as]), base, npages, c->old))
+	if (slot_set_overlaps(atomic_load(&m->active[c->as]), base, npages, c->old))
 		return -EEXIST;
 	return base + npages - 1 > MAX_GFN ? -EINVAL : 0;
 }
@@ -93,7 +94,23 @@ static void discard(struct change *c)
 {
 	if (c->new != c->old)
 		slot_free(c->new);
-	base_free(c->set);
+	base_free(c->bigger[0]);
+	base_free(c->bigger[1]);
+}
+
+/* Room for one more slot in both sets. */
+static int grow_sets(struct mem *m, struct change *c)
+{
+	const struct slot_set *set = atomic_load(&m->active[c->as]);
+
+	if (c->kind != CHANGE_CREATE || set->n < set->capacity)
+		return 0;
+	for (unsigned i = 0; i < 2; i++) {
+		c->bigger[i] = slot_set_create(set->capacity * 2);
+		if (!c->bigger[i])
+			return -ENOMEM;
+	}
+	return 0;
 }
 
 /* Allocates everything that the commit needs: 0, or -ENOMEM with nothing left. */
@@ -101,16 +118,15 @@ static int prepare(struct mem *m, struct change *c)
 {
 	bool all_set = atomic_load(&m->manual_protect) & KVM_DIRTY_LOG_INITIALLY_SET;
 
+	if (c->kind == CHANGE_DELETE)
+		return 0;
 	if (c->kind == CHANGE_FLAGS)
 		c->new = c->old;
-	else if (c->kind != CHANGE_DELETE && !(c->new = slot_create(c->r)))
+	else if (!(c->new = slot_create(c->r)))
 		return -ENOMEM;
-	if (c->kind != CHANGE_FLAGS) {
-		c->set = slot_set_copy(atomic_load(&m->sets[c->as]), c->old, c->new);
-		if (!c->set)
-			goto fail;
-	}
-	if (c->new &&logging_begins(c)) {
+	if (grow_sets(m, c))
+		goto fail;
+	if (logging_begins(c)) {
 		c->log = slot_log_create(c->new, all_set);
 		if (!c->log)
 			goto fail;
@@ -123,30 +139,55 @@ fail:
 
 /* -- Commit -- */
 
-static void free_set(struct srcu_head *head)
+/* A moved slot keeps its sptes, those included that a vCPU attached since the change was prepared; all of
+ * them belong to an earlier generation now. Readers of the INVALID slot do not look at them. */
+static void carry_arch(struct change *c)
 {
-	base_free(container_of(head, struct slot_set, rcu));
+	if (c->kind != CHANGE_MOVE)
+		return;
+	atomic_store(&c->new->gen, atomic_load(&c->old->gen));
+	atomic_store(&c->new->sptes, atomic_exchange(&c->old->sptes, NULL));
 }
 
-static void free_slot(struct srcu_head *head)
-{
-	slot_free(container_of(head, struct slot, rcu));
-}
-
-/* Replaces the set of an address space; the old one goes when its readers have gone. */
+/*
+ * Publishes the edited set; on return nobody reads the one before, and both have the same content. Nobody may
+ * wait for readers with slots_arch_lock: one of them may be about to take it.
+ */
 static void publish(struct mem *m, struct change *c)
 {
-	struct slot_set *old = atomic_load(&m->sets[c->as]);
+	struct slot_set *old, *set;
 
-	srcu_assign(m->sets[c->as], c->set);
-	srcu_call(m->srcu, &old->rcu, free_set);
+	mutex_lock(&m->slots_arch_lock);
+	old = atomic_load(&m->active[c->as]);
+	set = m->inactive[c->as];
+	if (c->bigger[0]) {
+		base_free(set);
+		set = c->bigger[0];
+		slot_set_copy(set, old);
+	}
+	slot_set_edit(set, c->old, c->new);
+	carry_arch(c);
+	srcu_assign(m->active[c->as], set);
+	if (!mutated(MUTATE_SLOTS_ARCH_ACROSS_SYNC))
+		mutex_unlock(&m->slots_arch_lock);
+	srcu_synchronize(m->srcu);
+	if (mutated(MUTATE_SLOTS_ARCH_ACROSS_SYNC))
+		mutex_unlock(&m->slots_arch_lock);
+	if (c->bigger[0]) {
+		base_free(old);
+		old = c->bigger[1];
+		slot_set_copy(old, set);
+	} else {
+		slot_set_edit(old, c->old, c->new);
+	}
+	m->inactive[c->as] = old;
 }
 
 /* Revokes what vCPUs hold, if they can hold anything that `told` recorded. */
 static void flush_if(struct mem *m, _Atomic bool *told)
 {
 	if (atomic_exchange(told, false))
-		m->port->flush(m->ctx);
+		mem_revoke(m);
 }
 
 /* Takes a slot out of use: on return nobody reaches its memory through it. */
@@ -156,14 +197,6 @@ static void invalidate_slot(struct mem *m, struct slot *s)
 	srcu_synchronize(m->srcu);
 	atomic_fetch_add(&s->gen, 1);
 	flush_if(m, &s->used);
-}
-
-/* A new slot's first readers: those who found nothing there before are gone, and what they told is forgotten.
- */
-static void announce_slot(struct mem *m)
-{
-	srcu_synchronize(m->srcu);
-	flush_if(m, &m->absent_told);
 }
 
 /* Switches logging of a slot on or off. */
@@ -200,10 +233,13 @@ static void commit(struct mem *m, struct change *c)
 		*entry = c->new;
 		m->total_pages += c->new ? c->new->npages : 0;
 		m->total_pages -= c->old ? c->old->npages : 0;
+		/* Those who found nothing at the new place are gone; what they told is forgotten. */
 		if (c->new)
-			announce_slot(m);
-		if (c->old)
-			srcu_call(m->srcu, &c->old->rcu, free_slot);
+			flush_if(m, &m->absent_told);
+		if (c->old) {
+			track_slot_gone(m, c->old);
+			slot_free(c->old);
+		}
 	}
 	atomic_store(&m->generation, (gen & ~GENERATION_IN_PROGRESS) + 1);
 }

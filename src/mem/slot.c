@@ -20,11 +20,7 @@ struct slot *slot_create(const struct kvm_userspace_memory_region *r)
 	s->as = r->slot >> 16;
 	s->readonly = r->flags & KVM_MEM_READONLY;
 	atomic_store(&s->gen, 1);
-	s->sptes = base_zalloc(s->npages * sizeof(*s->sptes));
-	if (!s->sptes) {
-		base_free(s);
-		return NULL;
-	}
+	hva_add(s);
 	return s;
 }
 
@@ -32,8 +28,10 @@ void slot_free(struct slot *s)
 {
 	if (!s)
 		return;
+	hva_del(s);
 	base_free((void *)atomic_load(&s->log));
-	base_free((void *)s->sptes);
+	base_free((void *)atomic_load(&s->sptes));
+	base_free((void *)atomic_load(&s->track));
 	base_free(s);
 }
 
@@ -70,34 +68,55 @@ static unsigned lower_bound(const struct slot_set *set, uint64_t gfn)
 	return lo;
 }
 
-/* Appends a slot to a set being built in order. */
-static void append(struct slot_set *set, struct slot *s)
+struct slot_set *slot_set_create(unsigned capacity)
 {
-	uint64_t lo = (uint64_t)s->hva, hi = lo + (s->npages << PAGE_SHIFT);
+	struct slot_set *set = base_zalloc(sizeof(*set) + capacity * sizeof(set->slots[0]));
 
-	set->hva_lo = set->n ? MIN(set->hva_lo, lo) : lo;
-	set->hva_hi = set->n ? MAX(set->hva_hi, hi) : hi;
-	set->slots[set->n++] = s;
+	if (set)
+		set->capacity = capacity;
+	return set;
 }
 
-struct slot_set *slot_set_copy(const struct slot_set *from, const struct slot *out, struct slot *in)
+void slot_set_copy(struct slot_set *to, const struct slot_set *from)
 {
-	struct slot_set *set = base_zalloc(sizeof(*set) + (from->n + 1) * sizeof(set->slots[0]));
+	to->n = from->n;
+	to->hva_lo = from->hva_lo;
+	to->hva_hi = from->hva_hi;
+	memcpy(to->slots, from->slots, from->n * sizeof(to->slots[0]));
+}
 
-	if (!set)
-		return NULL;
-	for (unsigned i = 0; i < from->n; i++) {
-		if (from->slots[i] == out)
-			continue;
-		if (in && in->base_gfn < from->slots[i]->base_gfn) {
-			append(set, in);
-			in = NULL;
-		}
-		append(set, from->slots[i]);
+static uint64_t hva_end(const struct slot *s)
+{
+	return (uint64_t)s->hva + (s->npages << PAGE_SHIFT);
+}
+
+/* Widens the range of host addresses for a slot; starts it for the only one. */
+static void cover(struct slot_set *set, const struct slot *s, bool first)
+{
+	set->hva_lo = first ? (uint64_t)s->hva : MIN(set->hva_lo, (uint64_t)s->hva);
+	set->hva_hi = first ? hva_end(s) : MAX(set->hva_hi, hva_end(s));
+}
+
+void slot_set_edit(struct slot_set *set, const struct slot *out, struct slot *in)
+{
+	unsigned i;
+
+	if (out) {
+		i = lower_bound(set, out->base_gfn);
+		base_bug_on(i == set->n || set->slots[i] != out);
+		set->n--;
+		memmove(&set->slots[i], &set->slots[i + 1], (set->n - i) * sizeof(set->slots[0]));
+		if ((uint64_t)out->hva == set->hva_lo || hva_end(out) == set->hva_hi)
+			for (i = 0; i < set->n; i++)
+				cover(set, set->slots[i], i == 0);
 	}
-	if (in)
-		append(set, in);
-	return set;
+	if (in) {
+		i = lower_bound(set, in->base_gfn);
+		base_bug_on(set->n == set->capacity);
+		memmove(&set->slots[i + 1], &set->slots[i], (set->n - i) * sizeof(set->slots[0]));
+		set->slots[i] = in;
+		cover(set, in, set->n++ == 0);
+	}
 }
 
 bool slot_set_overlaps(const struct slot_set *set, uint64_t base, uint64_t npages, const struct slot *but)
@@ -115,7 +134,7 @@ bool slot_set_overlaps(const struct slot_set *set, uint64_t base, uint64_t npage
 
 struct slot *slot_find(const struct mem *m, unsigned as, uint64_t gfn)
 {
-	struct slot_set *set = srcu_dereference(m->sets[as]);
+	struct slot_set *set = srcu_dereference(m->active[as]);
 	unsigned i = atomic_load_explicit(&set->hint, memory_order_relaxed);
 
 	if (i < set->n && gfn - set->slots[i]->base_gfn < set->slots[i]->npages)
@@ -135,7 +154,27 @@ int slot_by_id(const struct mem *m, uint32_t slot, struct slot **out)
 	return 0;
 }
 
+/* -- Arch data -- */
+
+_Atomic uint64_t *slot_sptes(struct mem *m, struct slot *s)
+{
+	_Atomic uint64_t *sptes = atomic_load(&s->sptes);
+
+	if (likely(sptes))
+		return sptes;
+	mutex_lock(&m->slots_arch_lock);
+	sptes = atomic_load(&s->sptes);
+	if (!sptes) {
+		sptes = base_zalloc(s->npages * sizeof(*sptes));
+		atomic_store(&s->sptes, sptes);
+	}
+	mutex_unlock(&m->slots_arch_lock);
+	return sptes;
+}
+
 /* -- The object -- */
+
+#define FIRST_CAPACITY 16
 
 int mem_create(struct mem **out, const struct mem_port *port, void *ctx, struct srcu *srcu,
 	       struct mutex *slots_lock)
@@ -145,13 +184,19 @@ int mem_create(struct mem **out, const struct mem_port *port, void *ctx, struct 
 	if (!m)
 		return -ENOMEM;
 	*m = (struct mem){.port = port, .ctx = ctx, .srcu = srcu, .slots_lock = slots_lock};
-	spin_init(&m->invalidate_lock, LOCK_INVALIDATE);
+	spin_init(&m->access_lock, LOCK_INVALIDATE);
+	mutex_init(&m->slots_arch_lock, LOCK_SLOTS_ARCH);
+	if (srcu_init(&m->track_srcu, LOCK_SRCU_TRACK)) {
+		base_free(m);
+		return -ENOMEM;
+	}
 	for (unsigned as = 0; as < MEM_ADDRESS_SPACES; as++) {
-		struct slot_set *empty = base_zalloc(sizeof(*empty));
+		struct slot_set *active = slot_set_create(FIRST_CAPACITY);
 
-		atomic_store(&m->sets[as], empty);
+		atomic_store(&m->active[as], active);
+		m->inactive[as] = slot_set_create(FIRST_CAPACITY);
 		m->by_id[as] = base_zalloc(MEM_USER_SLOTS * sizeof(*m->by_id[as]));
-		if (!empty || !m->by_id[as]) {
+		if (!active || !m->inactive[as] || !m->by_id[as]) {
 			mem_destroy(m);
 			return -ENOMEM;
 		}
@@ -164,14 +209,17 @@ void mem_destroy(struct mem *m)
 {
 	if (!m)
 		return;
+	base_bug_on(atomic_load(&m->track_nodes));
 	for (unsigned as = 0; as < MEM_ADDRESS_SPACES; as++) {
-		struct slot_set *set = atomic_load(&m->sets[as]);
+		struct slot_set *set = atomic_load(&m->active[as]);
 
 		for (unsigned i = 0; set && i < set->n; i++)
 			slot_free(set->slots[i]);
 		base_free(set);
+		base_free(m->inactive[as]);
 		base_free(m->by_id[as]);
 	}
+	srcu_cleanup(&m->track_srcu);
 	base_free(m);
 }
 
