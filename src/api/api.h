@@ -6,6 +6,7 @@
 #ifndef USERKVM_API_API_H
 #define USERKVM_API_API_H
 
+#include "base/kvm_file.h"
 #include "file/file.h"
 
 /* open("/dev/kvm"): a new fd. O_CLOEXEC is honoured; -EEXIST for O_CREAT|O_EXCL, -EMFILE, -ENOMEM. */
@@ -14,5 +15,22 @@ int api_open(int flags);
 long api_ioctl_unknown(int fd, unsigned long request, void *arg);
 /* True for an open /dev/kvm of ours. */
 bool api_is_system(int fd);
+
+/*
+ * What KVM_DEV_TYPE_VFIO asks of VFIO: api knows no more of it, and it nothing of api. Called with kv->lock held, so
+ * leaf locks only; f is pinned by the caller.
+ */
+struct api_vfio_ops {
+	/* True if the file is a VFIO group, or a device opened through its cdev. */
+	bool (*is_valid)(struct file *f);
+	/* Links the VM to it, NULL: cuts the link. kvm stays addressable until the link is cut. */
+	void (*set_kvm)(struct file *f, struct kvm_file *kvm);
+	/* True if all its DMA snoops the caches. */
+	bool (*is_coherent)(struct file *f);
+};
+
+/* Once, by whoever assembles the library; without it KVM_CREATE_DEVICE of type VFIO is -ENODEV. NULL: removes them, no
+ * such device being open. */
+void api_register_vfio(const struct api_vfio_ops *ops);
 
 #endif

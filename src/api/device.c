@@ -26,9 +26,14 @@ int device_register_type(unsigned type, const struct kvm_dev_ops *ops)
 
 typedef int (*attr_fn)(struct kvm_dev *dev, const struct kvm_device_attr *a);
 
+/* As KVM: that there is no such call goes before a bad pointer, so the copy is made here. */
 static long device_attr(struct ioctl_call *c, attr_fn fn)
 {
-	return fn ? fn(c->file->object, c->buf) : -EPERM;
+	struct kvm_device_attr a;
+
+	if (!fn)
+		return -EPERM;
+	return base_copy_in(&a, (void *)c->arg, sizeof(a)) ? -EFAULT : fn(c->file->object, &a);
 }
 
 static long device_set_attr(struct ioctl_call *c)
@@ -47,9 +52,9 @@ static long device_has_attr(struct ioctl_call *c)
 }
 
 static const struct ioctl_row device_rows[] = {
-    ROW(KVM_SET_DEVICE_ATTR, sizeof(struct kvm_device_attr), 0, L_NONE, device_set_attr),
-    ROW(KVM_GET_DEVICE_ATTR, sizeof(struct kvm_device_attr), 0, L_NONE, device_get_attr),
-    ROW(KVM_HAS_DEVICE_ATTR, sizeof(struct kvm_device_attr), 0, L_NONE, device_has_attr),
+    ROW(KVM_SET_DEVICE_ATTR, 0, 0, L_NONE, device_set_attr),
+    ROW(KVM_GET_DEVICE_ATTR, 0, 0, L_NONE, device_get_attr),
+    ROW(KVM_HAS_DEVICE_ATTR, 0, 0, L_NONE, device_has_attr),
 };
 
 static long device_ioctl(struct file *f, uint32_t request, unsigned long arg)
@@ -62,13 +67,37 @@ static long device_ioctl(struct file *f, uint32_t request, unsigned long arg)
 
 /* -- Life -- */
 
-static void unlink_device(struct kvm_dev *dev)
+/* Makes it and hangs it on its VM. */
+static int link_device(struct kvm_dev *dev)
 {
-	struct kvm_dev **p = &dev->kvm->devices;
+	struct kvm *kvm = dev->kvm;
+	int r;
 
+	mutex_lock(&kvm->lock);
+	r = dev->ops->create(dev);
+	if (!r) {
+		dev->next = kvm->devices;
+		kvm->devices = dev;
+	}
+	mutex_unlock(&kvm->lock);
+	return r;
+}
+
+/* Takes it off its VM and ends it. */
+static void drop_device(struct kvm_dev *dev)
+{
+	struct kvm *kvm = dev->kvm;
+	struct kvm_dev **p = &kvm->devices;
+
+	mutex_lock(&kvm->lock);
 	while (*p != dev)
 		p = &(*p)->next;
 	*p = dev->next;
+	if (dev->ops->release)
+		dev->ops->release(dev);
+	mutex_unlock(&kvm->lock);
+	dev->ops->destroy(dev);
+	base_free(dev);
 }
 
 static void device_release(void *object)
@@ -76,13 +105,8 @@ static void device_release(void *object)
 	struct kvm_dev *dev = object;
 	struct kvm *kvm = dev->kvm;
 
-	if (dev->ops->release) {
-		mutex_lock(&kvm->lock);
-		unlink_device(dev);
-		dev->ops->release(dev);
-		mutex_unlock(&kvm->lock);
-		base_free(dev);
-	}
+	if (dev->ops->release)
+		drop_device(dev);
 	kvm_put(kvm);
 }
 
@@ -103,52 +127,47 @@ void device_destroy_all(struct kvm *kvm)
 	}
 }
 
-/* Undoes create for a device that got no file. */
-static void discard(struct kvm_dev *dev)
+/* The device's fd, or -errno. */
+static int device_file(struct kvm_dev *dev)
 {
-	if (dev->ops->release)
-		dev->ops->release(dev);
-	else
-		dev->ops->destroy(dev);
-	base_free(dev);
+	struct file *f;
+	char name[40];
+	int r;
+
+	snprintf(name, sizeof(name), "kvm-device:%s", dev->ops->name);
+	r = file_prepare(&f, &device_file_class, name, 0, O_RDWR);
+	if (r)
+		return r;
+	r = file_install(f, dev, true);
+	if (r < 0)
+		file_abandon(f);
+	return r;
 }
 
 int device_create(struct kvm *kvm, struct kvm_create_device *cd)
 {
 	const struct kvm_dev_ops *ops = cd->type < KVM_DEV_TYPE_MAX ? atomic_load(&types[cd->type]) : NULL;
-	struct file *f;
 	struct kvm_dev *dev;
-	char name[40];
 	int r;
 
 	if (!ops)
 		return -ENODEV;
 	if (cd->flags & KVM_CREATE_DEVICE_TEST)
 		return 0;
-	snprintf(name, sizeof(name), "kvm-device:%s", ops->name);
-	r = file_prepare(&f, &device_file_class, name, 0, O_RDWR);
-	if (r)
-		return r;
 	dev = base_zalloc(sizeof(*dev));
-	r = -ENOMEM;
-	if (dev) {
-		*dev = (struct kvm_dev){.ops = ops, .kvm = kvm};
-		r = ops->create(dev);
-	}
+	if (!dev)
+		return -ENOMEM;
+	*dev = (struct kvm_dev){.ops = ops, .kvm = kvm};
+	r = link_device(dev);
 	if (r) {
 		base_free(dev);
-		file_abandon(f);
 		return r;
 	}
 	kvm_get(kvm);
-	dev->next = kvm->devices;
-	kvm->devices = dev;
-	r = file_install(f, dev, true);
+	r = device_file(dev);
 	if (r < 0) {
-		kvm->devices = dev->next;
 		kvm_put_not_last(kvm);
-		discard(dev);
-		file_abandon(f);
+		drop_device(dev);
 		return r;
 	}
 	cd->fd = (uint32_t)r;

@@ -207,7 +207,7 @@ static const struct ioctl_row rows[] = {
     ROW(KVM_CHECK_EXTENSION, 0, 0, L_NONE, ioctl_check_extension),
     ROW(KVM_ENABLE_CAP, SIZE(kvm_enable_cap), 0, L_KVM | L_SLOTS, enable_cap),
     ROW(KVM_CREATE_VCPU, 0, 0, L_KVM, create_vcpu),
-    ROW(KVM_CREATE_DEVICE, SIZE(kvm_create_device), SIZE(kvm_create_device), L_KVM, create_device),
+    ROW(KVM_CREATE_DEVICE, SIZE(kvm_create_device), SIZE(kvm_create_device), L_NONE, create_device),
     ROW(KVM_SET_BOOT_CPU_ID, 0, 0, L_KVM, set_boot_cpu_id),
     ROW(KVM_GET_STATS_FD, 0, 0, L_NONE, get_stats_fd),
     ROW(KVM_SET_TSS_ADDR, 0, 0, L_KVM, set_tss_addr),

@@ -95,7 +95,7 @@ int vcpu_file_create(struct kvm *kvm, unsigned long id);
 void vcpu_handle_destroy(struct vcpu_handle *h);
 
 /* -- device.c -- */
-/* KVM_CREATE_DEVICE; kvm->lock held. Fills cd->fd. */
+/* KVM_CREATE_DEVICE; takes kvm->lock, which the ending of a device that got no file must not hold. Fills cd->fd. */
 int device_create(struct kvm *kvm, struct kvm_create_device *cd);
 /* What still hangs on the VM when it dies. */
 void device_destroy_all(struct kvm *kvm);
