@@ -70,6 +70,7 @@ static inline bool kvm_file_get_safe(struct kvm_file *f)
 static inline void kvm_file_put(struct kvm_file *f)
 {
 	base_bug_on(f->magic != KVM_FILE_MAGIC);
+	lock_assert_may_put("a VM");
 	if (ref_put(&f->users))
 		f->ops->destroy(f);
 }

@@ -17,6 +17,7 @@
 
 #include "base/lock.h"
 #include "base/log.h"
+#include "base/mutate.h"
 #include "base/sys.h"
 
 #define BATCH	    32
@@ -447,16 +448,6 @@ static int start_locked(void)
 	return 0;
 }
 
-static void fork_prepare(void)
-{
-	mutex_lock(&loop.lock);
-}
-
-static void fork_parent(void)
-{
-	mutex_unlock(&loop.lock);
-}
-
 /* The child has no loop: its copies of the descriptors are closed, the parent's timers and calls forgotten.
  */
 static void forget_parent(void)
@@ -473,36 +464,36 @@ static void forget_parent(void)
 	on_loop = false;
 }
 
-static void fork_child(void)
-{
-	struct call *c, *next;
-
-	for (c = loop.calls; c; c = next) {
-		next = c->next;
-		base_free(c);
-	}
-	forget_parent();
-	mutex_unlock(&loop.lock);
-}
-
 void loop_forked(void)
 {
 	mutex_forked(&loop.lock);
-	/* Not freed: the allocator's lock may have been another thread's. */
+	/* Not freed: another thread may have been at the list, or in the allocator. */
 	forget_parent();
 }
 
-static void register_fork(void)
+/* Only the mutation holds the lock across fork: other handlers of the VMM's run meanwhile and may call us. */
+static void fork_prepare(void)
 {
-	pthread_atfork(fork_prepare, fork_parent, fork_child);
+	if (mutated(MUTATE_FORK_HOLDS_LOOP))
+		mutex_lock(&loop.lock);
+}
+
+static void fork_parent(void)
+{
+	if (mutated(MUTATE_FORK_HOLDS_LOOP))
+		mutex_unlock(&loop.lock);
+}
+
+/* Before any lock of ours is taken, for libc's own is taken here. */
+static __attribute__((constructor)) void register_fork(void)
+{
+	pthread_atfork(fork_prepare, fork_parent, loop_forked);
 }
 
 int loop_start(void)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	int r;
 
-	pthread_once(&once, register_fork);
 	mutex_lock(&loop.lock);
 	r = loop.started ? 0 : start_locked();
 	mutex_unlock(&loop.lock);

@@ -233,29 +233,40 @@ static SIGSAFE bool is_synchronous(int sig, const siginfo_t *info)
 	return info->si_code > 0 && !(sig == SIGBUS && info->si_code == BUS_MCEERR_AO);
 }
 
-/* A synchronous fault: a window's, the engine's, else the VMM's. */
-static SIGSAFE void on_fault(int sig, siginfo_t *info, void *ucontext)
+/* True if the fault was a window's or the engine's, and execution can go on. */
+static SIGSAFE bool resolve_fault(int sig, siginfo_t *info, void *ucontext)
 {
 	greg_t *rip = &((ucontext_t *)ucontext)->uc_mcontext.gregs[REG_RIP];
 	bool (*hook)(int, siginfo_t *, void *) = atomic_load_explicit(&fault_hook, memory_order_relaxed);
+	struct lock_nowait outer = lock_nowait_enter("a fault handler of ours", false);
 	uint64_t fault, again;
+	bool done;
 
-	if (!is_synchronous(sig, info)) {
-		on_signal(sig, info, ucontext);
-		return;
-	}
-	if ((sig == SIGSEGV || sig == SIGBUS) && base_window_find((uint64_t)*rip, &fault, &again)) {
+	done = (sig == SIGSEGV || sig == SIGBUS) && base_window_find((uint64_t)*rip, &fault, &again);
+	if (done)
 		*rip = (greg_t)fault;
-		return;
-	}
-	if (hook && atomic_load_explicit(&users, memory_order_relaxed) && hook(sig, info, ucontext))
-		return;
-	forward(sig, info, ucontext, true);
+	else
+		done =
+		    hook && atomic_load_explicit(&users, memory_order_relaxed) && hook(sig, info, ucontext);
+	lock_nowait_leave(outer);
+	return done;
+}
+
+/* A synchronous fault: ours, else the VMM's. */
+static SIGSAFE void on_fault(int sig, siginfo_t *info, void *ucontext)
+{
+	if (!is_synchronous(sig, info))
+		on_signal(sig, info, ucontext);
+	else if (!resolve_fault(sig, info, ucontext))
+		forward(sig, info, ucontext, true);
 }
 
 static SIGSAFE void on_kick(int sig, siginfo_t *info, void *ucontext)
 {
+	struct lock_nowait outer = lock_nowait_enter("a handler of ours", false);
+
 	sig_run_kicked(ucontext);
+	lock_nowait_leave(outer);
 }
 
 /* -- Enabling -- */
@@ -267,7 +278,8 @@ static void after_fork(void)
 	sig_run_forked();
 }
 
-static void register_fork(void)
+/* Before any lock of ours is taken, for libc's own is taken here. */
+static __attribute__((constructor)) void register_fork(void)
 {
 	pthread_atfork(NULL, NULL, after_fork);
 }
@@ -299,11 +311,9 @@ static int take_over(void)
 
 int base_sig_enable(void)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	uint64_t saved;
 	int r = 0;
 
-	pthread_once(&once, register_fork);
 	saved = lock_table();
 	if (!atomic_load(&ready)) {
 		r = take_over();

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "base/lock.h"
 #include "base/sys.h"
 
 /* In front of every block: where it came from. */
@@ -55,6 +56,7 @@ void *base_zalloc_aligned(size_t align, size_t size)
 	struct block b;
 	char *p;
 
+	lock_assert_may_alloc();
 	align = MAX(align, (size_t)BLOCK_ALIGN);
 	if (size > PTRDIFF_MAX - 2 * align || told_to_fail())
 		return NULL;
@@ -80,6 +82,7 @@ void base_free(void *p)
 
 	if (!p)
 		return;
+	lock_assert_may_alloc();
 	memcpy(&b, (char *)p - sizeof(b), sizeof(b));
 	atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
 	if (b.mapped)

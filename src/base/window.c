@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include "base/lock.h"
 #include "base/sys.h"
 
 /* Bounds of the section, made by the linker; this file's own windows keep it from being absent. */
@@ -160,6 +161,7 @@ DEFINE_STORE(64, "q", "q")
 
 int base_copy_in(void *dst, const void *unsafe_src, size_t len)
 {
+	lock_assert_may_fault("base_copy_in");
 	/* A word in one access: other threads write flags and counters there. */
 	switch (len) {
 	case 2: return load16(dst, unsafe_src);
@@ -171,6 +173,7 @@ int base_copy_in(void *dst, const void *unsafe_src, size_t len)
 
 int base_copy_out(void *unsafe_dst, const void *src, size_t len)
 {
+	lock_assert_may_fault("base_copy_out");
 	switch (len) {
 	case 2: return store16(unsafe_dst, src);
 	case 4: return store32(unsafe_dst, src);
@@ -184,6 +187,7 @@ int base_cmpxchg32_unsafe(uint32_t *unsafe, uint32_t *old, uint32_t val)
 	uint32_t seen = *old;
 	int err = -EFAULT;
 
+	lock_assert_may_fault("base_cmpxchg32_unsafe");
 	__asm__ volatile(
 	    "1:\n\tlock cmpxchgl %[v], (%[p])\n2:\n\tmovl $0, %[e]\n3:\n" WINDOW("1b", "2b", "3b", "1b")
 	    : "+&a"(seen), [e] "+&r"(err)
@@ -198,6 +202,7 @@ int base_cmpxchg64_unsafe(uint64_t *unsafe, uint64_t *old, uint64_t val)
 	uint64_t seen = *old;
 	int err = -EFAULT;
 
+	lock_assert_may_fault("base_cmpxchg64_unsafe");
 	__asm__ volatile(
 	    "1:\n\tlock cmpxchgq %[v], (%[p])\n2:\n\tmovl $0, %[e]\n3:\n" WINDOW("1b", "2b", "3b", "1b")
 	    : "+&a"(seen), [e] "+&r"(err)
@@ -246,6 +251,7 @@ static long guarded_bytes(void *dst, const void *src, size_t len, const struct b
 
 long base_guarded_copy(void *dst, const void *src, size_t len, const struct base_guard *g)
 {
+	lock_assert_may_fault("base_guarded_copy");
 	switch (len) {
 	case 2: return guarded16(dst, src, g);
 	case 4: return guarded32(dst, src, g);
@@ -259,6 +265,7 @@ int base_guarded_cmpxchg(void *p, unsigned size, uint64_t *old, uint64_t val, co
 	uint64_t seen = *old;
 	long left = 1;
 
+	lock_assert_may_fault("base_guarded_cmpxchg");
 	if (size == 8)
 		__asm__ volatile(GUARDED("lock cmpxchgq %[v], (%[p])")
 				 : "+&a"(seen), [left] "+&r"(left)

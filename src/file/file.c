@@ -61,6 +61,19 @@ static void leave(void)
 	inside--;
 }
 
+bool file_call_begin(void)
+{
+	if (must_defer() || !owner_is_me())
+		return false;
+	enter();
+	return true;
+}
+
+void file_call_end(void)
+{
+	leave();
+}
+
 long files_live(void)
 {
 	return atomic_load_explicit(&files.live, memory_order_relaxed);
@@ -346,6 +359,7 @@ void file_get_again(struct file *f)
 
 void file_put(struct file *f)
 {
+	lock_assert_may_put(f->cls->name);
 	if (ref_put(&f->refs))
 		file_release(f);
 }
@@ -532,6 +546,9 @@ long file_mmap(struct file *f, int fd, void *addr, size_t len, int prot, int fla
 
 	if (!f->cls->mapped)
 		return -ENODEV;
+	err = f->cls->may_map ? f->cls->may_map(f, (uint64_t)offset >> PAGE_SHIFT, pages, prot, flags) : 0;
+	if (err)
+		return err;
 	r = sys_call(SYS_mmap, addr, len, prot, flags, fd, offset);
 	if (r < 0 && r > -4096)
 		return r;

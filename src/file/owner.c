@@ -70,6 +70,7 @@ void owner_adopt(void)
 {
 	static __thread __attribute__((tls_model("initial-exec"))) bool adopting;
 	_Atomic uint32_t *cookie = atomic_load_explicit(&owner.cookie, memory_order_acquire);
+	struct lock_nowait outer;
 	uint32_t zero = 0;
 
 	/* A handler that interrupts the adoption is a stranger until it is over. */
@@ -82,6 +83,7 @@ void owner_adopt(void)
 		return;
 	}
 	adopting = true;
+	outer = lock_nowait_enter("a forked child", false);
 	loop_forked();
 	files_forked();
 	for (int i = 0; i < OWNER_HOOKS; i++) {
@@ -90,6 +92,7 @@ void owner_adopt(void)
 		if (fn)
 			fn();
 	}
+	lock_nowait_leave(outer);
 	atomic_store(&owner.pid, (int)sys_call(SYS_getpid));
 	owner.last_generation++;
 	atomic_store_explicit(cookie, owner.last_generation, memory_order_release);

@@ -30,9 +30,10 @@ static void forget_tid(void)
 	own_tid = 0;
 }
 
-int flush_init(void)
+/* Before any lock of ours is taken, for libc's own is taken here. */
+static __attribute__((constructor)) void register_fork(void)
 {
-	return -pthread_atfork(NULL, NULL, forget_tid);
+	pthread_atfork(NULL, NULL, forget_tid);
 }
 
 void guest_revoke(struct vcpu *v)
@@ -45,6 +46,7 @@ void guest_enter(struct vcpu *v)
 {
 	if (unlikely(!own_tid))
 		own_tid = syscall(SYS_gettid);
+	lock_section_enter(LOCK_GUEST, v);
 	atomic_store(&v->in_guest_tid, own_tid); /* before the look at requests; pairs with flush_one */
 	guest_revoke(v);
 }
@@ -52,6 +54,7 @@ void guest_enter(struct vcpu *v)
 void guest_leave(struct vcpu *v)
 {
 	atomic_store_explicit(&v->in_guest_tid, 0, memory_order_release);
+	lock_section_leave(LOCK_GUEST, v);
 }
 
 #if USERKVM_FLUSH_WAITS
@@ -87,6 +90,8 @@ static void vcpu_flush(void *ctx)
 	unsigned i, n = atomic_load(&vm->nr_vcpus);
 	bool kicked = false;
 
+	/* Here it never waits; under ThreadSanitizer it does, and on a host without signals it would have to. */
+	lock_section_wait(LOCK_GUEST, vm);
 	for (i = 0; i < n; i++) {
 		struct vcpu *v = atomic_load(&vm->vcpus[i]);
 
