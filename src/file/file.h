@@ -26,6 +26,8 @@ struct file_class {
 	bool global;
 	/* NULL: -ENOTTY. Runs with the file pinned, no lock held. */
 	long (*ioctl)(struct file *f, uint32_t request, unsigned long arg);
+	/* Before it: 0, or -errno. NULL: always. */
+	int (*may_map)(struct file *f, uint64_t first, uint64_t pages, int prot, int flags);
 	/* After the kernel mapped `pages` pages from page `first` of the file at addr. NULL: -ENODEV. */
 	int (*mapped)(struct file *f, uint8_t *addr, uint64_t first, uint64_t pages, int prot);
 	/* pread(2) and pwrite(2); NULL: the memfd's own. buf is the VMM's. Bytes, or -errno. */
@@ -103,6 +105,12 @@ long file_dup3(int oldfd, int newfd, int flags);
 void file_duplicated(int oldfd, int newfd);
 /* Releases what was closed behind our back (another process, a mapping) and not yet noticed. */
 void file_drain(void);
+
+/* Around what the library does for the VMM outside a file's ioctl: false, and nothing begun, where this thread is
+ * inside the library already (a handler of the VMM interrupted it), is the event loop, or where the files are
+ * another process's. */
+bool file_call_begin(void);
+void file_call_end(void);
 
 /* -- Owners: owner.c -- */
 
