@@ -8,6 +8,7 @@
 
 #include "base/kvm_file.h"
 #include "file/file.h"
+#include "mem/mem.h"
 
 /* open("/dev/kvm"): a new fd. O_CLOEXEC is honoured; -EEXIST for O_CREAT|O_EXCL, -EMFILE, -ENOMEM. */
 int api_open(int flags);
@@ -15,6 +16,11 @@ int api_open(int flags);
 long api_ioctl_unknown(int fd, unsigned long request, void *arg);
 /* True for an open /dev/kvm of ours. */
 bool api_is_system(int fd);
+
+/* Around a change of the VMM's mappings of [addr, addr + len): the VMs with memory there are told. True: end is due,
+ * with the same i, which stays where it is meanwhile. May wait for vCPUs, no lock held. */
+bool api_invalidate_begin(struct mem_invalidation *i, const void *addr, size_t len);
+void api_invalidate_end(struct mem_invalidation *i);
 
 /*
  * What KVM_DEV_TYPE_VFIO asks of VFIO: api knows no more of it, and it nothing of api. Called with kv->lock held, so

@@ -82,6 +82,8 @@ int vm_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		return r;
 	switch (cap->cap) {
 	case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: return mem_set_manual_protect(vm->mem, arg);
+	case KVM_CAP_DIRTY_LOG_RING:
+	case KVM_CAP_DIRTY_LOG_RING_ACQ_REL: return mem_ring_enable(vm->mem, arg, atomic_load(&vm->nr_vcpus));
 	case KVM_CAP_SPLIT_IRQCHIP: return split_irqchip(kvm, arg);
 	case KVM_CAP_MAX_VCPU_ID: return max_vcpu_id(kvm, arg);
 	case KVM_CAP_EXCEPTION_PAYLOAD: vm->exception_payload = arg; return 0;

@@ -30,11 +30,7 @@ static long set_user_memory_region(struct ioctl_call *c)
 CALL(get_dirty_log, mem_get_dirty_log(kvm->vm.mem, c->buf))
 CALL(clear_dirty_log, mem_clear_dirty_log(kvm->vm.mem, c->buf))
 
-/* The dirty ring is not offered (KVM_CAP_DIRTY_LOG_RING is 0). */
-static long reset_dirty_rings(struct ioctl_call *c)
-{
-	return -EINVAL;
-}
+CALL(reset_dirty_rings, mem_reset_rings(kvm->vm.mem))
 
 static long set_nr_mmu_pages(struct ioctl_call *c)
 {
@@ -203,7 +199,7 @@ static const struct ioctl_row rows[] = {
     ROW(KVM_SET_USER_MEMORY_REGION, SIZE(kvm_userspace_memory_region), 0, L_SLOTS, set_user_memory_region),
     ROW(KVM_GET_DIRTY_LOG, SIZE(kvm_dirty_log), 0, L_SLOTS, get_dirty_log),
     ROW(KVM_CLEAR_DIRTY_LOG, SIZE(kvm_clear_dirty_log), 0, L_SLOTS, clear_dirty_log),
-    ROW(KVM_RESET_DIRTY_RINGS, 0, 0, L_NONE, reset_dirty_rings),
+    ROW(KVM_RESET_DIRTY_RINGS, 0, 0, L_SLOTS, reset_dirty_rings),
     ROW(KVM_CHECK_EXTENSION, 0, 0, L_NONE, ioctl_check_extension),
     ROW(KVM_ENABLE_CAP, SIZE(kvm_enable_cap), 0, L_KVM | L_SLOTS, enable_cap),
     ROW(KVM_CREATE_VCPU, 0, 0, L_KVM, create_vcpu),

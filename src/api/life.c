@@ -18,6 +18,7 @@ static void forked(void)
 	mutex_forked(&life.lock);
 	life.users = 0;
 	registry_forked();
+	mem_forked();
 }
 
 /* What is computed once per process and stays. Needs the lock. */

@@ -1,11 +1,36 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A vCPU's file: creation under kvm->lock, its three pages, its last close. */
+/* A vCPU's file: creation under kvm->lock, its three pages and its dirty ring, its last close. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
 
 #include "api/kvm.h"
 #include "base/sys.h"
+
+/* Bytes of a vCPU's file. KVM_GET_VCPU_MMAP_SIZE is about the three pages, ring or not. */
+static size_t file_size(const struct kvm *kvm)
+{
+	uint32_t ring = mem_ring_bytes(kvm->vm.mem);
+
+	return ring ? KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE + ring : VCPU_MMAP_SIZE;
+}
+
+static bool in_ring(const struct kvm *kvm, uint64_t page)
+{
+	return page >= KVM_DIRTY_LOG_PAGE_OFFSET &&
+	       page - KVM_DIRTY_LOG_PAGE_OFFSET < mem_ring_bytes(kvm->vm.mem) >> PAGE_SHIFT;
+}
+
+/* Of ring pages there is one copy, and no code is in them. */
+static int vcpu_may_map(struct file *f, uint64_t first, uint64_t pages, int prot, int flags)
+{
+	const struct kvm *kvm = ((struct vcpu_handle *)f->object)->kvm;
+	bool shared = (flags & MAP_TYPE) == MAP_SHARED || (flags & MAP_TYPE) == MAP_SHARED_VALIDATE;
+
+	if (!in_ring(kvm, first) && !in_ring(kvm, first + pages - 1))
+		return 0;
+	return prot & PROT_EXEC || !shared ? -EINVAL : 0;
+}
 
 /* The coalesced ring is the VM's page: a second mapping of it replaces the vCPU's third page. */
 static int vcpu_mapped(struct file *f, uint8_t *addr, uint64_t first, uint64_t pages, int prot)
@@ -37,6 +62,7 @@ static void vcpu_release(void *object)
 const struct file_class vcpu_file_class = {
     .name = "vCPU",
     .ioctl = vcpu_ioctl,
+    .may_map = vcpu_may_map,
     .mapped = vcpu_mapped,
     .release = vcpu_release,
 };
@@ -44,7 +70,7 @@ const struct file_class vcpu_file_class = {
 void vcpu_handle_destroy(struct vcpu_handle *h)
 {
 	vcpu_destroy(h->vcpu);
-	sys_call(SYS_munmap, h->map, VCPU_MMAP_SIZE);
+	sys_call(SYS_munmap, h->map, file_size(h->kvm));
 	base_free(h);
 }
 
@@ -99,7 +125,7 @@ int vcpu_file_create(struct kvm *kvm, unsigned long id)
 	if (r)
 		return r;
 	snprintf(name, sizeof(name), "kvm-vcpu:%lu", id);
-	r = file_prepare(&f, &vcpu_file_class, name, VCPU_MMAP_SIZE, O_RDWR);
+	r = file_prepare(&f, &vcpu_file_class, name, file_size(kvm), O_RDWR);
 	if (r)
 		return r;
 	h = base_zalloc(sizeof(*h));

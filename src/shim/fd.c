@@ -3,7 +3,6 @@
 #include <linux/kvm.h>
 #include <stdarg.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "shim/shim.h"
@@ -41,11 +40,6 @@ long do_dup3(int oldfd, int newfd, int flags)
 	return shim_ready ? file_dup3(oldfd, newfd, flags) : sys_call(SYS_dup3, oldfd, newfd, flags);
 }
 
-long do_munmap(void *addr, size_t len)
-{
-	return shim_ready ? file_munmap(addr, len) : sys_call(SYS_munmap, addr, len);
-}
-
 long do_dup(int fd)
 {
 	long r = sys_call(SYS_dup, fd);
@@ -71,18 +65,6 @@ long do_fcntl(int fd, int cmd, unsigned long arg)
 
 	if (r >= 0 && shim_ready && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC))
 		file_duplicated(fd, (int)r);
-	return r;
-}
-
-long do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset)
-{
-	struct file *f = !shim_ready || flags & MAP_ANONYMOUS || fd < 0 ? NULL : file_get(fd);
-	long r;
-
-	if (!f)
-		return sys_call(SYS_mmap, addr, len, prot, flags, fd, offset);
-	r = file_mmap(f, fd, addr, len, prot, flags, offset);
-	file_put(f);
 	return r;
 }
 
@@ -155,14 +137,3 @@ EXPORT int fcntl(int fd, int cmd, ...)
 }
 EXPORT_ALIAS(fcntl) int fcntl64(int fd, int cmd, ...);
 EXPORT_ALIAS(fcntl) int __fcntl(int fd, int cmd, ...);
-
-EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset)
-{
-	return (void *)shim_ret(do_mmap(addr, len, prot, flags, fd, offset));
-}
-EXPORT_ALIAS(mmap) void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t offset);
-
-EXPORT int munmap(void *addr, size_t len)
-{
-	return (int)shim_ret(do_munmap(addr, len));
-}

@@ -60,5 +60,8 @@ long do_dup(int fd);
 long do_dup2(int oldfd, int newfd);
 long do_fcntl(int fd, int cmd, unsigned long arg);
 long do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset);
+long do_mremap(void *old, size_t old_len, size_t new_len, int flags, void *new);
+long do_mprotect(void *addr, size_t len, int prot, int key, bool has_key);
+long do_madvise(void *addr, size_t len, int advice);
 
 #endif

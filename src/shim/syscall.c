@@ -89,6 +89,23 @@ static bool with_path(long nr, const long a[6], long *r)
 	}
 }
 
+/* Calls that change mappings; true if nr is one. */
+static bool with_memory(long nr, const long a[6], long *r)
+{
+	void *addr = (void *)a[0];
+	size_t len = (size_t)a[1];
+
+	switch (nr) {
+	case SYS_mmap: *r = do_mmap(addr, len, (int)a[2], (int)a[3], (int)a[4], a[5]); return true;
+	case SYS_munmap: *r = do_munmap(addr, len); return true;
+	case SYS_mremap: *r = do_mremap(addr, len, (size_t)a[2], (int)a[3], (void *)a[4]); return true;
+	case SYS_mprotect: *r = do_mprotect(addr, len, (int)a[2], 0, false); return true;
+	case SYS_pkey_mprotect: *r = do_mprotect(addr, len, (int)a[2], (int)a[3], true); return true;
+	case SYS_madvise: *r = do_madvise(addr, len, (int)a[2]); return true;
+	default: return false;
+	}
+}
+
 /* Calls with a descriptor or a signal; true if nr is one. */
 static bool with_fd(long nr, const long a[6], long *r)
 {
@@ -102,10 +119,6 @@ static bool with_fd(long nr, const long a[6], long *r)
 	case SYS_dup2: *r = do_dup2((int)a[0], (int)a[1]); return true;
 	case SYS_dup3: *r = do_dup3((int)a[0], (int)a[1], (int)a[2]); return true;
 	case SYS_fcntl: *r = do_fcntl((int)a[0], (int)a[1], (unsigned long)a[2]); return true;
-	case SYS_mmap:
-		*r = do_mmap((void *)a[0], (size_t)a[1], (int)a[2], (int)a[3], (int)a[4], a[5]);
-		return true;
-	case SYS_munmap: *r = do_munmap((void *)a[0], (size_t)a[1]); return true;
 	case SYS_rt_sigaction:
 		*r = sys_sigaction((int)a[0], (void *)a[1], (void *)a[2], (size_t)a[3]);
 		return true;
@@ -123,7 +136,7 @@ __attribute__((used, visibility("hidden"))) long shim_syscall(long nr, long a0, 
 	const long a[6] = {a0, a1, a2, a3, a4, a5};
 	long r;
 
-	if (!with_path(nr, a, &r) && !with_fd(nr, a, &r))
+	if (!with_path(nr, a, &r) && !with_fd(nr, a, &r) && !with_memory(nr, a, &r))
 		r = sys_call6(nr, a0, a1, a2, a3, a4, a5);
 	return shim_ret(r);
 }

@@ -71,6 +71,9 @@ struct vcpu_pending {
 	bool early;		   /* complete before KVM_RUN returns: OUT 7E quirk */
 };
 
+/* In run_result: a page could not be had now, and kvm_run already says why KVM_RUN returns 0. */
+#define RUN_FILLED 1
+
 #define VCPU_EVENT_INIT BIT(0) /* vcpu->init_sipi */
 #define VCPU_EVENT_SIPI BIT(1)
 
@@ -79,6 +82,7 @@ struct vcpu {
 	struct engine_cpu *cpu;
 	struct lapic *lapic; /* NULL with the APIC in the VMM */
 	struct kvm_run *run; /* first of three shared pages: the VMM may change it at any time */
+	struct mem_ring *ring; /* NULL without KVM_CAP_DIRTY_LOG_RING */
 	uint32_t id;
 	unsigned index;
 	struct mutex mutex;
@@ -98,7 +102,7 @@ struct vcpu {
 	struct vcpu_events ev;
 	struct vcpu_pending pending;
 	struct vcpu_replay replay;
-	int run_result;	 /* what vcpu_run returns when a port call stopped the engine */
+	int run_result;	 /* what vcpu_run returns when a port call stopped the engine; RUN_FILLED: 0 */
 	bool in_run;	 /* between base_sig_run_begin and _end of KVM_RUN */
 	bool completing; /* poll says go on until the stopped instruction is done */
 	bool step_once;	 /* an event waits for the end of an interrupt shadow */

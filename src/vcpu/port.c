@@ -14,7 +14,9 @@
 #define MSR_X2APIC_FIRST 0x800
 #define MSR_X2APIC_LAST	 0x8ff
 #define KVMVAPIC_PORT	 0x7e
-#define FILL_TRIES	 100000
+#define FILL_YIELDS	 1000 /* then naps, */
+#define FILL_NAP_NS	 100000
+#define FILL_TRIES	 10000 /* and outside KVM_RUN no more than this */
 #define MWAIT_NAP_NS	 100000
 
 enum engine_status vcpu_stop(struct vcpu *v, const struct vcpu_access *a, void (*complete)(struct vcpu *v))
@@ -41,29 +43,59 @@ static void look_again(struct vcpu *v)
 
 /* -- Pages -- */
 
-/* Waits here for a slot update to end: the engine would begin the instruction again, device accesses
- * included. */
+/* A slot update is soon over; the change of the VMM's mappings may wait for its userfault handler. */
+static void fill_wait(struct vcpu *v, unsigned tries)
+{
+	const struct timespec nap = {.tv_nsec = FILL_NAP_NS};
+
+	if (tries < FILL_YIELDS) {
+		sched_yield();
+		return;
+	}
+	atomic_store(&v->waiting, true);
+	syscall(SYS_futex, v->exit_word, FUTEX_WAIT_PRIVATE, 0, &nap, NULL, 0);
+	atomic_store(&v->waiting, false);
+}
+
+/* mem_fill, waiting out MEM_RETRY here: the engine would begin the instruction again, device accesses
+ * included. MEM_RETRY: a signal was caught, or nobody runs who could be interrupted. */
+static enum mem_fill_result fill(struct vcpu *v, uint64_t gpa, bool write, struct mem_page *p)
+{
+	for (unsigned tries = 0;; tries++) {
+		enum mem_fill_result r;
+
+		guest_acknowledge(v);
+		r = mem_fill(v->vm->mem, vcpu_as(v), gpa, write, p);
+		if (r != MEM_RETRY || (v->in_run && base_sig_run_caught(&v->sig)) ||
+		    (!v->in_run && tries == FILL_TRIES))
+			return r;
+		fill_wait(v, tries);
+	}
+}
+
+/* Leaves KVM_RUN with the instruction to be begun again. */
+static enum engine_fill fill_leave(struct vcpu *v, int result, uint32_t reason)
+{
+	v->run_result = result;
+	v->run->exit_reason = reason;
+	return FILL_BADHOST;
+}
+
 static enum engine_fill port_fill(void *ctx, uint64_t gpa, bool write, struct engine_page *page)
 {
 	struct vcpu *v = ctx;
-	enum mem_fill_result r;
 	struct mem_page p;
-	unsigned tries = 0;
 
-	for (;;) {
-		guest_acknowledge(v);
-		r = mem_fill(v->vm->mem, vcpu_as(v), gpa, write, &p);
-		if (r != MEM_RETRY || ++tries == FILL_TRIES)
-			break;
-		sched_yield();
-	}
-	switch (r) {
+	switch (fill(v, gpa, write, &p)) {
 	case MEM_FIXED:
 		*page = (struct engine_page){.host = p.host, .writable = p.writable, .id = p.id};
+		if (write && unlikely(mem_ring_soft_full(v->ring)))
+			vcpu_request(v, VCPU_REQ_EVENT); /* the exit comes behind this instruction */
 		return FILL_FIXED;
 	case MEM_MMIO: return FILL_MMIO;
 	case MEM_READONLY: return FILL_READONLY;
-	case MEM_RETRY: sched_yield(); return FILL_RETRY;
+	case MEM_RETRY: return fill_leave(v, -EINTR, KVM_EXIT_INTR);
+	case MEM_FULL: return fill_leave(v, RUN_FILLED, KVM_EXIT_DIRTY_RING_FULL);
 	case MEM_NOMEM: break;
 	}
 	v->run_result = -ENOMEM;

@@ -117,7 +117,10 @@ int run_exit(struct vcpu *v, enum engine_exit x)
 	case ENGINE_EXIT_HLT: return run_halt(v);
 	case ENGINE_EXIT_SHUTDOWN: return run_leave(v, KVM_EXIT_SHUTDOWN);
 	case ENGINE_EXIT_DEBUG: return run_debug(v);
-	case ENGINE_EXIT_BADHOST: return v->run_result ? v->run_result : -EFAULT;
+	case ENGINE_EXIT_BADHOST:
+		if (v->run_result == RUN_FILLED)
+			return 0;
+		return v->run_result ? v->run_result : -EFAULT;
 	case ENGINE_EXIT_NOEMU: return run_noemu(v);
 	}
 	base_bug("unknown engine exit");
@@ -146,6 +149,8 @@ static int request_eoi(struct vcpu *v)
 
 static int run_requests(struct vcpu *v)
 {
+	if (unlikely(mem_ring_soft_full(v->ring)))
+		return run_leave(v, KVM_EXIT_DIRTY_RING_FULL);
 	if (unlikely(v->set_tpr_exit)) {
 		v->set_tpr_exit = false;
 		return run_leave(v, KVM_EXIT_SET_TPR);
@@ -378,6 +383,7 @@ static int run_all(struct vcpu *v)
 
 int vcpu_run(struct vcpu *v)
 {
+	struct mem_ring *outer = mem_ring_use(v->ring);
 	int r;
 
 	base_sig_run_begin(&v->sig, v->has_sigmask ? &v->sigmask : NULL);
@@ -388,5 +394,6 @@ int vcpu_run(struct vcpu *v)
 	run_save(v);
 	v->in_run = false;
 	base_sig_run_end(&v->sig);
+	mem_ring_use(outer);
 	return r;
 }

@@ -81,6 +81,12 @@ static int make_parts(struct vcpu *v)
 	r = replay_init(v);
 	if (r)
 		return r;
+	if (mem_ring_bytes(v->vm->mem)) {
+		r = mem_ring_create(&v->ring, v->vm->mem,
+				    (uint8_t *)v->run + KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE);
+		if (r)
+			return r;
+	}
 	if (irq_get_mode(v->vm->irq) == IRQ_MODE_NONE)
 		return 0;
 	return lapic_create(&v->lapic, v->vm->irq, v, v->id, is_reset_bsp(v));
@@ -124,6 +130,7 @@ void vcpu_destroy(struct vcpu *v)
 		engine_cpu_destroy(v->cpu);
 	}
 	replay_destroy(v);
+	mem_ring_destroy(v->ring);
 	base_free(v);
 }
 

@@ -52,7 +52,8 @@ void vcpu_vm_destroy(struct vcpu_vm *vm);
 extern const struct mem_port vcpu_mem_port;
 extern const struct irq_port vcpu_irq_port;
 
-/* `run` is VCPU_MMAP_SIZE bytes shared with the VMM (its first page a struct kvm_run); id is the APIC id.
+/* `run` is VCPU_MMAP_SIZE bytes shared with the VMM (its first page a struct kvm_run), and with dirty rings
+ * also the ring at page KVM_DIRTY_LOG_PAGE_OFFSET; id is the APIC id.
  * Not yet visible to others: the caller publishes it in vm->vcpus under vm->lock. */
 int vcpu_create(struct vcpu **out, struct vcpu_vm *vm, uint32_t id, unsigned index, struct kvm_run *run);
 void vcpu_destroy(struct vcpu *v);
