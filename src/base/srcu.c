@@ -6,7 +6,8 @@
  * phase it saw. The readers of phase p are gone when the sum of unlock[p], read first, equals the sum of
  * lock[p], read after: an unlock seen implies its lock seen. A grace period first waits for the phase that
  * is not current (stragglers that read the phase long ago and counted themselves in late), flips, and
- * waits for the other: every reader that began before is in one of the two.
+ * waits for the other: every reader that began before is in one of the two. srcu_call takes these steps as
+ * far as it can without waiting; whoever comes next goes on from there.
  *
  * Barriers: A is the reader's locked add on the way in, which pairs with B, the fence between the updater's
  * publication and the first sum. Either the reader sees the publication, or B's sums see the reader. C is
@@ -16,12 +17,14 @@
  */
 #include "base/srcu.h"
 
+#include <limits.h>
+
 #include "base/lock_raw.h"
 #include "base/log.h"
 #include "base/sys.h"
 
 #define SPIN_ROUNDS 2000    /* about 10 us: most read sections are a bus look-up */
-#define LATER_NS    2000000 /* deferred callbacks are run by the loop after this, batched */
+#define LATER_NS    5000000 /* deferred callbacks are run by the loop after this, batched */
 
 #ifdef USERKVM_CHECKED
 #define note_read(s)   lockdep_acquire((enum lock_role)(s)->role, s, LOCKDEP_SRCU)
@@ -103,19 +106,42 @@ static void wait_phase(struct srcu *s, unsigned p)
 	atomic_store(&s->waiting, 0);
 }
 
-/* One grace period. Needs gp. */
-static void grace_period(struct srcu *s)
+/* Waits for phase p, or looks once. True if it is empty. Needs gp. */
+static bool leave_phase(struct srcu *s, unsigned p, bool wait)
 {
-	uint64_t n = atomic_load(&s->started) + 1;
-	unsigned p = atomic_load(&s->phase) & 1;
-
-	atomic_store(&s->started, n);
-	base_fence(); /* B */
-	wait_phase(s, p ^ 1);
-	atomic_fetch_add(&s->phase, 1);
+	if (!wait)
+		return phase_empty(s, p);
 	wait_phase(s, p);
+	return true;
+}
+
+/* Begins a grace period, or goes on with the one that somebody began and did not wait for. True if it has
+ * ended. Needs gp. */
+static bool grace_period(struct srcu *s, bool wait)
+{
+	unsigned p = atomic_load(&s->phase) & 1; /* changed under gp only */
+
+	switch (s->step) {
+	case SRCU_IDLE:
+		atomic_fetch_add(&s->started, 1);
+		base_fence(); /* B */
+		s->step = SRCU_STRAGGLERS;
+		/* fallthrough */
+	case SRCU_STRAGGLERS:
+		if (!leave_phase(s, p ^ 1, wait))
+			return false;
+		atomic_fetch_add(&s->phase, 1);
+		s->step = SRCU_READERS;
+		p ^= 1;
+		/* fallthrough */
+	case SRCU_READERS:
+		if (!leave_phase(s, p ^ 1, wait))
+			return false;
+	}
 	base_fence(); /* D */
-	atomic_store(&s->completed, n);
+	s->step = SRCU_IDLE;
+	atomic_store(&s->completed, atomic_load(&s->started));
+	return true;
 }
 
 /* Returns when a grace period that began after the call has ended; several callers share one. */
@@ -126,48 +152,65 @@ static void wait_grace_period(struct srcu *s)
 	base_fence();
 	want = atomic_load(&s->started) + 1;
 	raw_lock(&s->gp);
-	if (atomic_load(&s->completed) < want)
-		grace_period(s);
+	while (atomic_load(&s->completed) < want)
+		grace_period(s, true);
+	raw_unlock(&s->gp);
+}
+
+/* As far towards the end of grace period `want` as is possible without waiting for anybody. */
+static void try_grace_period(struct srcu *s, uint64_t want)
+{
+	if (!raw_trylock(&s->gp))
+		return;
+	while (atomic_load(&s->completed) < want && grace_period(s, false))
+		;
 	raw_unlock(&s->gp);
 }
 
 /* -- Deferred callbacks -- */
 
-/* Takes the first callback off the list if its grace period has ended. */
+/* Takes the callbacks off the list whose grace period has ended; somebody is running them from now on. */
 static struct srcu_head *take_due(struct srcu *s)
 {
-	struct srcu_head *h;
+	struct srcu_head *first, **end;
+	uint64_t done = atomic_load(&s->completed);
 
 	spin_lock(&s->cb_lock);
-	h = s->cb_first;
-	if (h && h->seq <= atomic_load(&s->completed)) {
-		s->cb_first = h->next;
+	first = s->cb_first;
+	for (end = &s->cb_first; *end && (*end)->seq <= done; end = &(*end)->next)
+		s->cb_count--;
+	if (end == &s->cb_first) {
+		first = NULL;
+	} else {
+		s->cb_first = *end;
 		if (!s->cb_first)
 			s->cb_last = &s->cb_first;
-		s->cb_count--;
-	} else {
-		h = NULL;
+		*end = NULL;
+		atomic_fetch_add(&s->cb_running, 1);
 	}
 	spin_unlock(&s->cb_lock);
-	return h;
+	return first;
 }
 
-/* Runs what is due. Needs running. */
-static void run_due_locked(struct srcu *s)
-{
-	struct srcu_head *h;
-
-	while ((h = take_due(s)))
-		h->func(h);
-}
-
-/* Runs what is due, unless somebody is at it (a callback of s included). */
+/* Runs what is due; several threads may be at it, each with a part of its own. */
 static void run_due(struct srcu *s)
 {
-	if (!raw_trylock(&s->running))
+	static __thread __attribute__((tls_model("initial-exec"))) bool running;
+	struct srcu_head *h, *next;
+
+	if (running) /* a callback called srcu_call: the loop below comes round to it */
 		return;
-	run_due_locked(s);
-	raw_unlock(&s->running);
+	running = true;
+	while ((h = take_due(s))) {
+		for (; h; h = next) {
+			next = h->next;
+			h->func(h);
+		}
+		/* F: pairs with srcu_barrier's count, then look. */
+		if (atomic_fetch_sub(&s->cb_running, 1) == 1 && atomic_load(&s->barriers))
+			sys_futex_wake(&s->cb_running, INT_MAX);
+	}
+	running = false;
 }
 
 /* On the loop: ends the wait of callbacks that nobody else came to run. */
@@ -181,42 +224,57 @@ static void run_later(void *arg)
 
 void srcu_synchronize(struct srcu *s)
 {
-	if (!note_wait(s))
-		return;
+	note_wait(s);
 	wait_grace_period(s);
 	run_due(s);
 }
 
-void srcu_call(struct srcu *s, struct srcu_head *head, void (*func)(struct srcu_head *head))
+/* Appends and returns how many wait. */
+static unsigned append(struct srcu *s, struct srcu_head *head)
 {
-	bool full, first;
+	unsigned n;
 
-	(void)note_wait(s);
-	atomic_thread_fence(
-	    memory_order_seq_cst); /* the caller's unpublication is before `started` is read */
-	*head = (struct srcu_head){.func = func, .seq = atomic_load(&s->started) + 1};
 	spin_lock(&s->cb_lock);
-	first = !s->cb_first;
 	*s->cb_last = head;
 	s->cb_last = &head->next;
-	full = ++s->cb_count > SRCU_BACKLOG;
+	n = ++s->cb_count;
 	spin_unlock(&s->cb_lock);
-	if (full)
-		srcu_synchronize(s);
-	else if (first)
-		loop_timer_set(&s->later, base_now_ns() + LATER_NS);
+	return n;
+}
+
+void srcu_call(struct srcu *s, struct srcu_head *head, void (*func)(struct srcu_head *head))
+{
+	uint64_t seq;
+	bool left;
+
+	note_wait(s);
+	base_fence(); /* the caller's unpublication is before `started` is read */
+	seq = atomic_load(&s->started) + 1;
+	*head = (struct srcu_head){.func = func, .seq = seq};
+	if (append(s, head) > SRCU_BACKLOG)
+		wait_grace_period(s);
 	else
-		run_due(s);
+		try_grace_period(s, seq);
+	run_due(s);
+	spin_lock(&s->cb_lock);
+	left = s->cb_first;
+	spin_unlock(&s->cb_lock);
+	/* Armed already: it fires after the append, and what it then waits for is `seq` or later. */
+	if (left && !loop_timer_armed(&s->later))
+		loop_timer_set(&s->later, base_now_ns() + LATER_NS);
 }
 
 void srcu_barrier(struct srcu *s)
 {
-	if (!note_wait(s))
-		return;
+	uint32_t n;
+
+	note_wait(s);
 	wait_grace_period(s);
-	raw_lock(&s->running);
-	run_due_locked(s);
-	raw_unlock(&s->running);
+	run_due(s);
+	atomic_fetch_add(&s->barriers, 1); /* F */
+	while ((n = atomic_load(&s->cb_running)))
+		sys_futex_wait(&s->cb_running, n, 0);
+	atomic_fetch_sub(&s->barriers, 1);
 }
 
 /* -- Life -- */

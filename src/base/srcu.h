@@ -37,8 +37,10 @@ struct srcu {
 	_Atomic uint64_t completed; /* grace periods ended; changed under gp */
 	uint32_t role;
 	_Atomic uint32_t gp; /* raw lock: one grace period at a time; the checker sees it as the domain */
-	_Atomic uint32_t running; /* raw lock: one thread runs callbacks at a time */
-	struct spinlock cb_lock;  /* guards the list below */
+	enum { SRCU_IDLE, SRCU_STRAGGLERS, SRCU_READERS } step; /* of the grace period `started`; under gp */
+	_Atomic uint32_t cb_running;				/* threads that run callbacks now; futex */
+	_Atomic uint32_t barriers;				/* threads that wait for cb_running == 0 */
+	struct spinlock cb_lock;				/* guards the list below */
 	struct srcu_head *cb_first, **cb_last;
 	unsigned cb_count;
 	struct loop_timer later; /* runs due callbacks if nobody else comes by */
@@ -55,9 +57,10 @@ int srcu_read_lock(struct srcu *s);
 void srcu_read_unlock(struct srcu *s, int idx);
 /* Returns when every read section that was open at the call has ended. Runs due callbacks. May sleep. */
 void srcu_synchronize(struct srcu *s);
-/* Calls func(head) after a grace period, from some later call, synchronize or barrier, or from the event
- * loop. Does not wait, unless SRCU_BACKLOG callbacks are pending already: then it synchronises; so it may
- * not be called inside a read section of s. func must not wait for s. */
+/* Calls func(head) after a grace period: from this call if no reader is left now, else from some later call,
+ * synchronize or barrier, or from the event loop. Does not wait, unless SRCU_BACKLOG callbacks are pending
+ * already: then it synchronises; so it may not be called inside a read section of s. func must not wait for
+ * s, and runs under the locks of whoever came by. */
 void srcu_call(struct srcu *s, struct srcu_head *head, void (*func)(struct srcu_head *head));
 /* Returns when every callback queued before the call has run. Not from a callback. */
 void srcu_barrier(struct srcu *s);

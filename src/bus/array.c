@@ -40,6 +40,21 @@ static bool covers(const struct bus_range *r, uint64_t addr, uint64_t last)
 	return r->addr <= addr && last >= addr && last - r->addr < r->len;
 }
 
+unsigned bus_array_at(const struct bus_array *a, uint64_t addr)
+{
+	unsigned lo = 0, hi = a->n;
+
+	while (lo < hi) {
+		unsigned mid = (lo + hi) / 2;
+
+		if (a->r[mid].addr < addr)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
 /* Finds [*from, *to): every range that may cover the access is among these. */
 static void candidates(const struct bus_array *a, uint64_t addr, uint64_t last, unsigned *from, unsigned *to)
 {
@@ -119,7 +134,6 @@ static void append(struct bus_array *a, const struct bus_range *r)
 	if (r->len)
 		reach = MAX(reach, r->len - 1 > UINT64_MAX - r->addr ? UINT64_MAX : r->addr + r->len - 1);
 	new->reach = reach;
-	a->doorbells += r->doorbell;
 	a->n++;
 }
 
@@ -136,11 +150,18 @@ static void copy_with(struct bus_array *to, const struct bus_array *from, const 
 {
 	unsigned i = 0, n = from ? from->n : 0;
 
+	if (from)
+		i = bus_array_at(from, new->addr);
 	while (i < n && goes_before(&from->r[i], new))
-		append(to, &from->r[i++]);
+		i++;
+	if (i) { /* what lies before keeps its reach */
+		memcpy(to->r, from->r, i * sizeof(to->r[0]));
+		to->n = i;
+	}
 	append(to, new);
 	while (i < n)
 		append(to, &from->r[i++]);
+	to->doorbells = (from ? from->doorbells : 0) + new->doorbell;
 }
 
 int bus_insert(struct bus_set *b, enum bus_kind kind, uint64_t addr, uint64_t len, struct bus_device *dev,
@@ -190,10 +211,11 @@ int bus_unregister(struct bus_set *b, enum bus_kind kind, struct bus_device *dev
 		at++;
 	if (!old || at == old->n)
 		return -ENOENT;
-	new->n = new->doorbells = 0;
-	for (i = 0; i < old->n; i++)
-		if (i != at)
-			append(new, &old->r[i]);
+	memcpy(new->r, old->r, at * sizeof(new->r[0]));
+	new->n = at;
+	for (i = at + 1; i < old->n; i++)
+		append(new, &old->r[i]);
+	new->doorbells = old->doorbells - old->r[at].doorbell;
 	srcu_assign(b->array[kind], new); /* pairs with bus_array_reader */
 	srcu_synchronize(b->srcu);
 	b->spare[kind] = old; /* as large as new: the next unregister cannot fail either */

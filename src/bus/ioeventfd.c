@@ -5,8 +5,6 @@
 
 struct ioeventfd {
 	struct bus_device dev;
-	struct ioeventfd *next;
-	enum bus_kind kind;
 	uint64_t addr, datamatch;
 	uint32_t len; /* 0 = any length */
 	bool wildcard;
@@ -54,14 +52,23 @@ static enum bus_kind kind_of(uint32_t flags)
 	return BUS_MMIO;
 }
 
-/* True if one write could ring both bells. */
-static bool collides(const struct bus_set *b, const struct ioeventfd *new)
+/* The next bell at addr from position *i of the array on, which may be NULL; *i goes behind it. NULL: none. */
+static struct ioeventfd *next_bell(const struct bus_array *a, uint64_t addr, unsigned *i)
 {
+	for (; a && *i < a->n && a->r[*i].addr == addr; ++*i)
+		if (a->r[*i].doorbell)
+			return container_of(a->r[(*i)++].dev, struct ioeventfd, dev);
+	return NULL;
+}
+
+/* True if one write could ring both bells. */
+static bool collides(struct bus_set *b, enum bus_kind kind, const struct ioeventfd *new)
+{
+	const struct bus_array *a = bus_array_updater(b, kind);
+	unsigned i = a ? bus_array_at(a, new->addr) : 0;
 	const struct ioeventfd *p;
 
-	for (p = b->ioeventfds; p; p = p->next) {
-		if (p->kind != new->kind || p->addr != new->addr)
-			continue;
+	while ((p = next_bell(a, new->addr, &i))) {
 		if (!p->len || !new->len)
 			return true;
 		if (p->len == new->len && (p->wildcard || new->wildcard || p->datamatch == new->datamatch))
@@ -71,7 +78,8 @@ static bool collides(const struct bus_set *b, const struct ioeventfd *new)
 }
 
 /* Puts one bell on one bus. -EBADF, -EINVAL, -EMFILE, -ENOMEM, -EEXIST. */
-static int assign_on(struct bus_set *b, enum bus_kind kind, const struct kvm_ioeventfd *args)
+static int assign_on(struct bus_set *b, enum bus_kind kind, const struct kvm_ioeventfd *args,
+		     struct ioeventfd **out)
 {
 	struct base_eventfd efd;
 	struct ioeventfd *p;
@@ -86,30 +94,27 @@ static int assign_on(struct bus_set *b, enum bus_kind kind, const struct kvm_ioe
 	}
 	*p = (struct ioeventfd){
 	    .dev.ops = &ioeventfd_ops,
-	    .kind = kind,
 	    .addr = args->addr,
 	    .datamatch = args->datamatch,
 	    .len = args->len,
 	    .wildcard = !(args->flags & KVM_IOEVENTFD_FLAG_DATAMATCH),
 	    .efd = efd,
 	};
-	r = collides(b, p) ? -EEXIST : bus_insert(b, kind, p->addr, p->len, &p->dev, true);
-	if (r < 0) {
+	r = collides(b, kind, p) ? -EEXIST : bus_insert(b, kind, p->addr, p->len, &p->dev, true);
+	if (r < 0)
 		ioeventfd_destroy(&p->dev);
-		return r;
-	}
-	p->next = b->ioeventfds;
-	b->ioeventfds = p;
-	return 0;
+	else
+		*out = p;
+	return r;
 }
 
-/* True if p is the bell that args describes. */
-static bool is_same(const struct ioeventfd *p, enum bus_kind kind, const struct kvm_ioeventfd *args,
+/* True if p is the bell that args describes; its address is the same. */
+static bool is_same(const struct ioeventfd *p, const struct kvm_ioeventfd *args,
 		    const struct base_eventfd *efd)
 {
 	bool wildcard = !(args->flags & KVM_IOEVENTFD_FLAG_DATAMATCH);
 
-	if (p->kind != kind || p->addr != args->addr || p->len != args->len || p->wildcard != wildcard)
+	if (p->len != args->len || p->wildcard != wildcard)
 		return false;
 	if (!wildcard && p->datamatch != args->datamatch)
 		return false;
@@ -120,16 +125,13 @@ static bool is_same(const struct ioeventfd *p, enum bus_kind kind, const struct 
 static int deassign_on(struct bus_set *b, enum bus_kind kind, const struct kvm_ioeventfd *args,
 		       const struct base_eventfd *efd)
 {
-	struct ioeventfd **at;
+	const struct bus_array *a = bus_array_updater(b, kind);
+	unsigned i = a ? bus_array_at(a, args->addr) : 0;
+	struct ioeventfd *p;
 
-	for (at = &b->ioeventfds; *at; at = &(*at)->next) {
-		struct ioeventfd *p = *at;
-
-		if (!is_same(p, kind, args, efd))
-			continue;
-		*at = p->next;
-		return bus_unregister(b, kind, &p->dev);
-	}
+	while ((p = next_bell(a, args->addr, &i)))
+		if (is_same(p, args, efd))
+			return bus_unregister(b, kind, &p->dev);
 	return -ENOENT;
 }
 
@@ -148,6 +150,7 @@ static int deassign(struct bus_set *b, enum bus_kind kind, const struct kvm_ioev
 
 static int assign(struct bus_set *b, enum bus_kind kind, const struct kvm_ioeventfd *args)
 {
+	struct ioeventfd *p, *fast;
 	int r;
 
 	if (args->len > 8 || (args->len & (args->len - 1)))
@@ -158,13 +161,13 @@ static int assign(struct bus_set *b, enum bus_kind kind, const struct kvm_ioeven
 		return -EINVAL;
 	if (!args->len && (args->flags & KVM_IOEVENTFD_FLAG_DATAMATCH))
 		return -EINVAL;
-	r = assign_on(b, kind, args);
+	r = assign_on(b, kind, args, &p);
 	if (r < 0 || args->len || kind != BUS_MMIO)
 		return r;
 	/* Any length: also where the address alone decides, before the instruction is looked at. */
-	r = assign_on(b, BUS_FAST_MMIO, args);
-	if (r < 0) /* the bell just hung is the list's first */
-		deassign_on(b, BUS_MMIO, args, &b->ioeventfds->efd);
+	r = assign_on(b, BUS_FAST_MMIO, args, &fast);
+	if (r < 0)
+		bus_unregister(b, BUS_MMIO, &p->dev);
 	return r;
 }
 

@@ -19,7 +19,6 @@ struct bus_array {
 	struct bus_range r[];
 };
 
-struct ioeventfd;
 struct coalesced;
 
 struct bus_set {
@@ -27,7 +26,6 @@ struct bus_set {
 	struct mutex *slots_lock;
 	_Atomic(struct bus_array *) array[BUS_KINDS];
 	struct bus_array *spare[BUS_KINDS]; /* as large as the array: what unregister writes into */
-	struct ioeventfd *ioeventfds;	    /* slots_lock */
 	struct coalesced *zones;	    /* slots_lock */
 	struct kvm_coalesced_mmio_ring *ring;
 	struct spinlock ring_lock; /* writers of the ring: vCPUs */
@@ -40,6 +38,9 @@ struct bus_array *bus_array_reader(struct bus_set *b, enum bus_kind kind);
 struct bus_array *bus_array_updater(struct bus_set *b, enum bus_kind kind);
 /* For teardown: bus_destroy has begun, nobody else is left. May be NULL. */
 struct bus_array *bus_array_teardown(struct bus_set *b, enum bus_kind kind);
+
+/* The position of the first range at this address or after it. */
+unsigned bus_array_at(const struct bus_array *a, uint64_t addr);
 
 /* As bus_register; a doorbell does not count against BUS_MAX_DEVICES. */
 int bus_insert(struct bus_set *b, enum bus_kind kind, uint64_t addr, uint64_t len, struct bus_device *dev,

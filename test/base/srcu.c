@@ -87,19 +87,46 @@ static void call_one(_Atomic int *counter)
 	srcu_call(&dom, &it->head, on_item);
 }
 
-/* The event loop is not started here. */
+/* The event loop is not started here. Without a reader a callback need not wait for a second call. */
 static void calls_run_without_a_loop(void **state)
 {
 	_Atomic int n = 0;
 
 	call_one(&n);
-	assert_int_equal(atomic_load(&n), 0);
-	srcu_synchronize(&dom);
 	assert_int_equal(atomic_load(&n), 1);
 	for (int i = 0; i < 10; i++)
 		call_one(&n);
 	srcu_barrier(&dom);
 	assert_int_equal(atomic_load(&n), 11);
+}
+
+static void hold_a_reader(pthread_t *r)
+{
+	atomic_store(&entered, 0);
+	atomic_store(&release_reader, 0);
+	atomic_store(&left, 0);
+	pthread_create(r, NULL, slow_reader, NULL);
+	while (!atomic_load(&entered))
+		usleep(100);
+}
+
+/* Calls do not wait for a reader, nor run; the first call after it left runs them all, with nobody waiting
+ * and no loop. Seen to fail (n is 0) without the call of try_grace_period in srcu_call, and (n is not 0 in
+ * the middle) with leave_phase saying true. */
+static void calls_go_on_where_others_stopped(void **state)
+{
+	_Atomic int n = 0;
+	pthread_t r;
+
+	hold_a_reader(&r);
+	for (int i = 0; i < 5; i++)
+		call_one(&n);
+	assert_int_equal(atomic_load(&n), 0);
+	atomic_store(&release_reader, 1);
+	pthread_join(r, NULL);
+	assert_int_equal(atomic_load(&n), 0);
+	call_one(&n);
+	assert_int_equal(atomic_load(&n), 6);
 }
 
 static void backlog_is_bounded(void **state)
@@ -121,12 +148,7 @@ static void call_does_not_run_under_a_reader(void **state)
 	_Atomic int n = 0;
 	pthread_t r;
 
-	atomic_store(&entered, 0);
-	atomic_store(&release_reader, 0);
-	atomic_store(&left, 0);
-	pthread_create(&r, NULL, slow_reader, NULL);
-	while (!atomic_load(&entered))
-		usleep(100);
+	hold_a_reader(&r);
 	for (int i = 0; i < 20; i++)
 		call_one(&n);
 	usleep(5000);
@@ -136,6 +158,90 @@ static void call_does_not_run_under_a_reader(void **state)
 	assert_int_equal(atomic_load(&left), 1);
 	assert_int_equal(atomic_load(&n), 20);
 	pthread_join(r, NULL);
+}
+
+static void *fill_backlog(void *arg)
+{
+	for (int i = 0; i <= SRCU_BACKLOG; i++)
+		call_one(arg);
+	return NULL;
+}
+
+/* One call too many waits for the reader: the backlog cannot grow. Seen to fail without the look at
+ * SRCU_BACKLOG in srcu_call. */
+static void full_backlog_waits(void **state)
+{
+	_Atomic int n = 0;
+	pthread_t r, w;
+
+	hold_a_reader(&r);
+	pthread_create(&w, NULL, fill_backlog, &n);
+	usleep(20000);
+	atomic_store(&release_reader, 1);
+	pthread_join(w, NULL);
+	assert_int_equal(atomic_load(&left), 1);
+	assert_int_equal(atomic_load(&n), SRCU_BACKLOG + 1);
+	pthread_join(r, NULL);
+}
+
+static _Atomic int slow_began, slow_ended;
+
+static void on_slow(struct srcu_head *head)
+{
+	atomic_store(&slow_began, 1);
+	usleep(20000);
+	atomic_store(&slow_ended, 1);
+	on_item(head);
+}
+
+static void *call_slow(void *arg)
+{
+	struct item *it = base_zalloc(sizeof(*it));
+
+	it->counter = arg;
+	srcu_call(&dom, &it->head, on_slow);
+	return NULL;
+}
+
+/* A barrier waits for what another thread is running, not only for what is queued. Seen to fail without the
+ * wait for cb_running. */
+static void barrier_waits_for_running_calls(void **state)
+{
+	_Atomic int n = 0;
+	pthread_t t;
+
+	pthread_create(&t, NULL, call_slow, &n);
+	while (!atomic_load(&slow_began))
+		usleep(100);
+	srcu_barrier(&dom);
+	assert_int_equal(atomic_load(&slow_ended), 1);
+	assert_int_equal(atomic_load(&n), 1);
+	pthread_join(t, NULL);
+}
+
+#define CHAIN 100000
+
+static void on_chain(struct srcu_head *head)
+{
+	struct item *it = container_of(head, struct item, head);
+
+	if (atomic_fetch_add(it->counter, 1) < CHAIN)
+		srcu_call(&dom, head, on_chain);
+	else
+		base_free(it);
+}
+
+/* A callback may call again: one after the other, not one inside the other. Seen to fail (no stack left)
+ * without `running` in run_due. */
+static void callbacks_may_call(void **state)
+{
+	struct item *it = base_zalloc(sizeof(*it));
+	_Atomic int n = 0;
+
+	it->counter = &n;
+	srcu_call(&dom, &it->head, on_chain);
+	while (atomic_load(&n) <= CHAIN)
+		srcu_barrier(&dom);
 }
 
 /* An idle domain's grace period depends on no tick: the median of many is far below a millisecond. */
@@ -242,7 +348,11 @@ int main(void)
 	    cmocka_unit_test(no_memory_is_told),
 	    TEST(synchronize_waits_for_readers),
 	    TEST(calls_run_without_a_loop),
+	    TEST(calls_go_on_where_others_stopped),
 	    TEST(backlog_is_bounded),
+	    TEST(full_backlog_waits),
+	    TEST(barrier_waits_for_running_calls),
+	    TEST(callbacks_may_call),
 	    TEST(call_does_not_run_under_a_reader),
 	    TEST(grace_periods_are_quick),
 	    TEST(torture),
