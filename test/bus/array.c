@@ -5,9 +5,11 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "bus/set.h"
+#include "torture.h"
 
 static struct srcu srcu;
 static struct mutex slots;
@@ -23,15 +25,20 @@ struct toy {
 };
 
 static int order[16], norder;
+static _Atomic int seen_dead; /* calls of a device after its destroy */
 
 static int toy_write(struct bus_device *dev, uint64_t addr, unsigned len, const void *val)
 {
 	struct toy *t = container_of(dev, struct toy, dev);
 
-	assert_false(t->dead);
 	t->writes++;
-	if (t->answer != UNORDERED && norder < 16)
+	if (t->answer == UNORDERED) {
+		for (int i = 0; i < 50; i++)
+			__builtin_ia32_pause();
+		seen_dead += t->dead;
+	} else if (norder < 16) {
 		order[norder++] = t->answer;
+	}
 	return t->answer < 0 ? -EOPNOTSUPP : 0;
 }
 
@@ -90,6 +97,36 @@ static int wr(uint64_t addr, unsigned len)
 	return r;
 }
 
+/* -- A reader that stays in its section -- */
+
+static pthread_t reader;
+static _Atomic int reader_in, reader_out;
+
+static void *read_long(void *arg)
+{
+	int idx = srcu_read_lock(&srcu);
+
+	reader_in = 1;
+	while (!reader_out)
+		usleep(20);
+	srcu_read_unlock(&srcu, idx);
+	return NULL;
+}
+
+static void start_reader(void)
+{
+	reader_in = reader_out = 0;
+	pthread_create(&reader, NULL, read_long, NULL);
+	while (!reader_in)
+		usleep(20);
+}
+
+static void end_reader(void)
+{
+	reader_out = 1;
+	pthread_join(reader, NULL);
+}
+
 static int setup(void **state)
 {
 	assert_int_equal(srcu_init(&srcu, LOCK_SRCU_VM), 0);
@@ -105,16 +142,63 @@ static int teardown(void **state)
 	return 0;
 }
 
+static unsigned reports(void)
+{
+	return base_bug_count() + lockdep_reports();
+}
+
+static void *upd_elsewhere(void *arg)
+{
+	bus_array_updater(bus, BUS_MMIO); /* the lock is held, but not by this thread */
+	return NULL;
+}
+
+/* Each accessor in the two contexts that are not its own. Seen to fail with the check taken out of each. */
 static void wrong_context_is_reported(void **state)
 {
-	unsigned before = base_bug_count(), locks = lockdep_reports();
+	unsigned n = reports();
+	pthread_t th;
+	int idx;
 
 	bus_array_reader(bus, BUS_MMIO);
-	assert_int_equal(base_bug_count(), before + 1);
+	assert_int_equal(reports(), ++n);
 	bus_array_teardown(bus, BUS_MMIO);
-	assert_int_equal(base_bug_count(), before + 2);
+	assert_int_equal(reports(), ++n);
 	bus_array_updater(bus, BUS_MMIO);
-	assert_true(lockdep_reports() > locks || base_bug_count() > before + 2);
+	assert_int_equal(reports(), ++n);
+	/* A reader is neither of the others ... */
+	idx = srcu_read_lock(&srcu);
+	bus_array_updater(bus, BUS_MMIO);
+	assert_int_equal(reports(), ++n);
+	bus_array_teardown(bus, BUS_MMIO);
+	assert_int_equal(reports(), ++n);
+	srcu_read_unlock(&srcu, idx);
+	/* ... nor is an updater; and a lock that somebody else holds makes none. */
+	mutex_lock(&slots);
+	bus_array_reader(bus, BUS_MMIO);
+	assert_int_equal(reports(), ++n);
+	bus_array_teardown(bus, BUS_MMIO);
+	assert_int_equal(reports(), ++n);
+	pthread_create(&th, NULL, upd_elsewhere, NULL);
+	pthread_join(th, NULL);
+	assert_int_equal(reports(), ++n);
+	mutex_unlock(&slots);
+}
+
+static void right_context_is_silent(void **state)
+{
+	unsigned n = reports();
+	int idx = srcu_read_lock(&srcu);
+
+	assert_null(bus_array_reader(bus, BUS_MMIO));
+	srcu_read_unlock(&srcu, idx);
+	mutex_lock(&slots);
+	assert_null(bus_array_updater(bus, BUS_MMIO));
+	mutex_unlock(&slots);
+	bus->teardown = true;
+	assert_null(bus_array_teardown(bus, BUS_MMIO));
+	bus->teardown = false;
+	assert_int_equal(reports(), n);
 }
 
 static void nobody_takes(void **state)
@@ -134,6 +218,7 @@ static void nobody_takes(void **state)
 	assert_int_equal(t.destroyed, 1);
 }
 
+/* Seen to fail with 1001 for BUS_MAX_DEVICES in bus_insert. */
 static void too_many(void **state)
 {
 	static struct toy t[BUS_MAX_DEVICES + 1];
@@ -153,6 +238,8 @@ static void too_many(void **state)
 		assert_int_equal(del(&t[i]), 0);
 }
 
+/* Registration refuses and changes nothing; unregistration asks for no memory at all. Seen to fail with an
+ * array allocated in bus_unregister. */
 static void no_memory(void **state)
 {
 	struct toy a = TOY(1), b = TOY(2);
@@ -166,13 +253,63 @@ static void no_memory(void **state)
 	}
 	assert_int_equal(add(&a, 0x10, 4), 0);
 	assert_int_equal(add(&b, 0x20, 4), 0);
-	base_alloc_fail_at(1); /* unregister must not notice */
+	base_alloc_fail_at(1);
 	assert_int_equal(del(&a), 0);
 	assert_int_equal(del(&b), 0);
+	assert_null(base_zalloc(1)); /* still the next one: nobody has allocated meanwhile */
 	base_alloc_fail_at(0);
 	assert_int_equal(wr(0x20, 4), -EOPNOTSUPP);
 }
 
+/* As many registrations as may wait for a reader return at once while it stays where it is, and are in force.
+ * Seen to fail (it never ends) with srcu_synchronize for srcu_call in bus_insert. */
+static void registration_does_not_wait(void **state)
+{
+	static struct toy t[SRCU_BACKLOG];
+	int idx, i;
+
+	alarm(20);
+	idx = srcu_read_lock(&srcu);
+	assert_int_equal(wr(0x1000, 4), -EOPNOTSUPP);
+	srcu_read_unlock(&srcu, idx);
+	start_reader();
+	for (i = 0; i < SRCU_BACKLOG; i++) {
+		t[i] = (struct toy)TOY(1);
+		assert_int_equal(add(&t[i], 0x1000 + i * 8, 8), 0);
+		assert_int_equal(wr(0x1000 + i * 8, 4), 0);
+	}
+	end_reader();
+	for (i = 0; i < SRCU_BACKLOG; i++) {
+		assert_int_equal(t[i].writes, 1);
+		assert_int_equal(del(&t[i]), 0);
+	}
+	alarm(0);
+}
+
+/* torture: bus_memory. What is replaced is freed, however fast it is replaced under readers. Seen to fail with
+ * array_free doing nothing. */
+static void memory_is_bounded(void **state)
+{
+	struct torture t = torture_begin(20000, 1000000);
+	struct toy a = TOY(1), b = TOY(1);
+	long most = base_alloc_live() + SRCU_BACKLOG + 8;
+
+	while (torture_more(&t)) {
+		if (t.round % 100 == 1)
+			start_reader();
+		assert_int_equal(add(&a, 0x10, 4), 0);
+		assert_int_equal(add(&b, 0x20 + t.round % 1000 * 8, 4), 0);
+		if (t.round % 100 == 1)
+			end_reader();
+		assert_true(base_alloc_live() <= most);
+		assert_int_equal(del(&a), 0);
+		assert_int_equal(del(&b), 0);
+	}
+	torture_end(&t, "bus_memory");
+}
+
+/* By address, then length, then age, until one takes it; a range of length 0 comes last at its address and
+ * takes any length there, but no other address. Seen to fail without the walk back in candidates(). */
 static void overlaps_are_offered_in_order(void **state)
 {
 	struct toy wide = TOY(-1), mid = TOY(-2), exact = TOY(-3), late = TOY(4), other = TOY(5);
@@ -215,7 +352,7 @@ static void end_of_address_space(void **state)
 }
 
 static _Atomic bool stop;
-static struct toy flip = TOY(UNORDERED);
+static struct toy flip[2] = {TOY(UNORDERED), TOY(UNORDERED)};
 
 static void *hammer(void *arg)
 {
@@ -231,9 +368,11 @@ static void *hammer(void *arg)
 	return NULL;
 }
 
-/* toy_write asserts that the device is not dead: unregister has waited for every reader. */
+/* torture: bus_readers. A device is called no more once unregister has destroyed it. Seen to fail without
+ * srcu_synchronize in bus_unregister. */
 static void register_under_readers(void **state)
 {
+	struct torture t = torture_begin(3000, 10000000);
 	pthread_t th[2];
 	long taken[2] = {0, 0};
 	int i;
@@ -241,31 +380,39 @@ static void register_under_readers(void **state)
 	stop = false;
 	for (i = 0; i < 2; i++)
 		pthread_create(&th[i], NULL, hammer, &taken[i]);
-	for (i = 0; i < 300; i++) {
-		flip.dead = false;
-		assert_int_equal(add(&flip, 0x9000, 4), 0);
-		if (i % 16 == 0)
-			sched_yield();
-		assert_int_equal(del(&flip), 0);
+	while (torture_more(&t)) {
+		struct toy *f = &flip[t.round & 1];
+
+		f->dead = false;
+		assert_int_equal(add(f, 0x9000, 4), 0);
+		for (i = t.round % 64; i; i--)
+			__builtin_ia32_pause();
+		assert_int_equal(del(f), 0);
 	}
-	flip.dead = false;
-	assert_int_equal(add(&flip, 0x9000, 4), 0);
-	while (!flip.writes)
+	flip[0].dead = false;
+	flip[0].writes = 0;
+	assert_int_equal(add(&flip[0], 0x9000, 4), 0);
+	while (!flip[0].writes)
 		sched_yield();
 	stop = true;
 	for (i = 0; i < 2; i++)
 		pthread_join(th[i], NULL);
 	assert_true(taken[0] + taken[1] > 0);
-	assert_int_equal(del(&flip), 0);
+	assert_int_equal(seen_dead, 0);
+	assert_int_equal(del(&flip[0]), 0);
+	torture_end(&t, "bus_readers");
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(wrong_context_is_reported, setup, teardown),
+	    cmocka_unit_test_setup_teardown(right_context_is_silent, setup, teardown),
 	    cmocka_unit_test_setup_teardown(nobody_takes, setup, teardown),
 	    cmocka_unit_test_setup_teardown(too_many, setup, teardown),
 	    cmocka_unit_test_setup_teardown(no_memory, setup, teardown),
+	    cmocka_unit_test_setup_teardown(registration_does_not_wait, setup, teardown),
+	    cmocka_unit_test_setup_teardown(memory_is_bounded, setup, teardown),
 	    cmocka_unit_test_setup_teardown(overlaps_are_offered_in_order, setup, teardown),
 	    cmocka_unit_test_setup_teardown(end_of_address_space, setup, teardown),
 	    cmocka_unit_test_setup_teardown(register_under_readers, setup, teardown),
