@@ -41,7 +41,7 @@ static int32_t has_xsave(struct kvm *kvm)
 /* The quirks that have an effect here; the others cannot be switched off. */
 #define QUIRKS                                                               \
 	(KVM_X86_QUIRK_OUT_7E_INC_RIP | KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT | \
-	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)
+	 KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS | KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
 #define GUESTDBG                                                                                           \
 	(KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_USE_SW_BP | \
 	 KVM_GUESTDBG_INJECT_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_BLOCKIRQ)
@@ -97,6 +97,7 @@ static const struct cap_row rows[] = {
     {KVM_CAP_X86_USER_SPACE_MSR,
      KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER, NULL},
     {KVM_CAP_X86_MSR_FILTER, 1, NULL},
+    {KVM_CAP_MSR_PLATFORM_INFO, 1, NULL},
     {KVM_CAP_X86_DISABLE_EXITS,
      KVM_X86_DISABLE_EXITS_MWAIT | KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE |
 	 KVM_X86_DISABLE_EXITS_CSTATE,

@@ -33,6 +33,7 @@ enum engine_status {
 	ENGINE_STOP, /* leave engine_run with ENGINE_EXIT_STOP, RIP at this instruction, nothing committed */
 	ENGINE_GP,   /* raise #GP(0) */
 	ENGINE_UD,   /* raise #UD */
+	ENGINE_FIX,  /* hypercall only: write the other instruction over this one and execute that */
 };
 
 /* All calls come from engine_run on the cpu's thread, outside any window; they may sleep. */
@@ -52,7 +53,8 @@ struct engine_port {
 	enum engine_status (*rdpmc)(void *ctx, uint32_t index, uint64_t *value);
 	enum engine_status (*cr8)(void *ctx, uint64_t *value, bool write);
 	uint64_t (*tsc)(void *ctx);
-	enum engine_status (*hypercall)(void *ctx); /* VMCALL, VMMCALL: registers by engine_get/set_regs */
+	/* VMCALL or (vmmcall) VMMCALL: registers by engine_get/set_regs */
+	enum engine_status (*hypercall)(void *ctx, bool vmmcall);
 	enum engine_status (*mwait)(void *ctx, bool monitor); /* OK: a NOP */
 	enum engine_status (*rsm)(void *ctx);		      /* the port restores all state, then OK */
 	void (*iret)(void *ctx);			      /* an IRET completed: NMIs open again */

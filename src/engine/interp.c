@@ -67,6 +67,7 @@ void engine_obey(struct engine_cpu *c, enum engine_status st)
 	case ENGINE_STOP: engine_leave(c, ENGINE_EXIT_STOP);
 	case ENGINE_GP: engine_raise_err(c, EXC_GP, 0);
 	case ENGINE_UD: engine_raise(c, EXC_UD);
+	case ENGINE_FIX: base_bug("only a hypercall is fixed"); return;
 	}
 }
 
@@ -101,6 +102,7 @@ static bool decode_into(struct engine_cpu *c, struct insn *i, const uint8_t *byt
 	if (r == DECODE_SHORT)
 		return false;
 	i->key = c->rip ^ c->fetch_mode;
+	c->decodings++;
 	return true;
 }
 
@@ -458,6 +460,8 @@ static enum engine_exit run(struct engine_cpu *c, bool step)
 
 	c->jump = &here;
 	c->leave = LEAVE_NONE;
+	if (unlikely(c->decodings >= ICACHE_SETTLE && !c->icache_settled))
+		icache_settle(c);
 	run_enter(c);
 	if (!sigsetjmp(here, 0) || !run_landed(c))
 		while (!run_some(c, step))

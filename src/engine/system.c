@@ -167,13 +167,33 @@ static void op_rdpmc(struct engine_cpu *c, const struct insn *i)
 	c->gpr[RDX] = val >> 32;
 }
 
-/* VMCALL, VMMCALL. The port may set registers, RIP included, so next_rip is kept here. */
-static void op_hypercall(struct engine_cpu *c, const struct insn *i)
+/* The port may set registers, RIP included, so next_rip is kept here. */
+static void hypercall(struct engine_cpu *c, bool vmmcall)
 {
+	static const uint8_t insn[2][3] = {{0x0f, 0x01, 0xc1}, {0x0f, 0x01, 0xd9}};
 	uint64_t next = c->next_rip;
+	enum engine_status st;
 
-	PORT_CALL(c, c->port->hypercall(c->ctx));
+	port_enter(c);
+	st = c->port->hypercall(c->ctx, vmmcall);
+	port_leave(c);
+	if (st == ENGINE_FIX) {
+		guest_write(c, engine_linear_rip(c), insn[!vmmcall], sizeof(insn[0]));
+		c->next_rip = c->rip;
+		return;
+	}
+	engine_obey(c, st);
 	c->next_rip = next;
+}
+
+static void op_vmcall(struct engine_cpu *c, const struct insn *i)
+{
+	hypercall(c, false);
+}
+
+static void op_vmmcall(struct engine_cpu *c, const struct insn *i)
+{
+	hypercall(c, true);
 }
 
 static void op_rsm(struct engine_cpu *c, const struct insn *i)
@@ -366,8 +386,8 @@ static insn_fn select_named(struct insn *i, const struct insn_decoded *d)
 	case ZYDIS_MNEMONIC_SWAPGS: return op_swapgs;
 	case ZYDIS_MNEMONIC_MONITOR: return op_monitor;
 	case ZYDIS_MNEMONIC_MWAIT: return op_mwait;
-	case ZYDIS_MNEMONIC_VMCALL:
-	case ZYDIS_MNEMONIC_VMMCALL: return op_hypercall;
+	case ZYDIS_MNEMONIC_VMCALL: return op_vmcall;
+	case ZYDIS_MNEMONIC_VMMCALL: return op_vmmcall;
 	case ZYDIS_MNEMONIC_RSM: return op_rsm;
 	case ZYDIS_MNEMONIC_SYSCALL: return op_syscall;
 	case ZYDIS_MNEMONIC_SYSRET: return op_sysret;

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "shim/shim.h"
 
@@ -126,10 +127,72 @@ int path_access(int mode)
 	return mode & 1 ? -EACCES : 0; /* X_OK */
 }
 
+/* -- /sys/module/kvm... -- */
+
+/* What follows "/sys/module/" if that names a parameter of KVM; else NULL. */
+static const char *path_param(const char *path)
+{
+	static const char prefix[] = "/sys/module/";
+
+	if (!shim_ready || (uintptr_t)path < PAGE_SIZE || strncmp(path, prefix, sizeof(prefix) - 1))
+		return NULL;
+	path += sizeof(prefix) - 1;
+	return params_own(path) ? path : NULL;
+}
+
+bool path_is_param(const char *path)
+{
+	return path_param(path) != NULL;
+}
+
+/* As sysfs shows an attribute. */
+static long param_stat(const char *param, struct stat *st)
+{
+	int mode = params_mode(param);
+
+	if (mode < 0)
+		return mode;
+	path_stat(st);
+	st->st_mode = (mode_t)mode;
+	st->st_rdev = 0;
+	st->st_size = PAGE_SIZE;
+	return 0;
+}
+
+static long param_statx(const char *param, unsigned mask, struct statx *stx)
+{
+	int mode = params_mode(param);
+
+	if (mode < 0)
+		return mode;
+	mode = path_statx(mask, stx) ?: mode;
+	if (mode < 0)
+		return mode;
+	stx->stx_mode = (uint16_t)mode;
+	stx->stx_rdev_major = stx->stx_rdev_minor = 0;
+	stx->stx_size = PAGE_SIZE;
+	return 0;
+}
+
+static long param_access(const char *param, int mode)
+{
+	int have = params_mode(param);
+
+	if (have < 0)
+		return have;
+	if (mode & ~7)
+		return -EINVAL;
+	return mode & X_OK || (mode & W_OK && !(have & 0200)) ? -EACCES : 0;
+}
+
 /* -- Calls with a path -- */
 
 long do_open(int dirfd, const char *path, int flags, mode_t mode)
 {
+	const char *param = path_param(path);
+
+	if (param)
+		return params_open(param, flags);
 	if (path_is_kvm(dirfd, path))
 		return api_open(flags);
 	return sys_call(SYS_openat, dirfd, path, flags, mode);
@@ -137,6 +200,10 @@ long do_open(int dirfd, const char *path, int flags, mode_t mode)
 
 long do_access(int dirfd, const char *path, int mode, int flags, bool has_flags)
 {
+	const char *param = path_param(path);
+
+	if (param)
+		return param_access(param, mode);
 	if (path_is_kvm(dirfd, path))
 		return path_access(mode);
 	return has_flags ? sys_call(SYS_faccessat2, dirfd, path, mode, flags)
@@ -145,6 +212,10 @@ long do_access(int dirfd, const char *path, int mode, int flags, bool has_flags)
 
 long do_stat(int dirfd, const char *path, struct stat *st, int flags)
 {
+	const char *param = path_param(path);
+
+	if (param)
+		return param_stat(param, st);
 	/* fstatat(fd, "", AT_EMPTY_PATH) is how newer glibcs spell fstat. */
 	if (flags & AT_EMPTY_PATH && (uintptr_t)path >= PAGE_SIZE && !*path)
 		return do_fstat(dirfd, st);
@@ -164,8 +235,11 @@ long do_fstat(int fd, struct stat *st)
 
 long do_statx(int dirfd, const char *path, int flags, unsigned mask, struct statx *stx)
 {
+	const char *param = path_param(path);
 	bool empty = flags & AT_EMPTY_PATH && (uintptr_t)path >= PAGE_SIZE && !*path;
 
+	if (param)
+		return param_statx(param, mask, stx);
 	if (empty ? shim_ready && api_is_system(dirfd) : path_is_kvm(dirfd, path))
 		return path_statx(mask, stx);
 	return sys_call(SYS_statx, dirfd, path, flags, mask, stx);

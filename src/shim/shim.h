@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "api/api.h"
+#include "api/params.h"
 #include "base/sys.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -45,6 +46,9 @@ void path_stat(struct stat *st);
 int path_statx(unsigned mask, struct statx *stx);
 int path_access(int mode);
 
+/* True if the path names a file of /sys/module/kvm... that the api room answers for. */
+bool path_is_param(const char *path);
+
 /* The calls by number, for libc's names and for syscall(2) alike: the kernel's results. */
 long do_open(int dirfd, const char *path, int flags, mode_t mode);
 long do_access(int dirfd, const char *path, int mode, int flags, bool has_flags);
@@ -59,6 +63,7 @@ long do_munmap(void *addr, size_t len);
 long do_dup(int fd);
 long do_dup2(int oldfd, int newfd);
 long do_fcntl(int fd, int cmd, unsigned long arg);
+long do_write(int fd, const void *buf, size_t len);
 long do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset);
 long do_mremap(void *old, size_t old_len, size_t new_len, int flags, void *new);
 long do_mprotect(void *addr, size_t len, int prot, int key, bool has_key);

@@ -111,6 +111,7 @@ static bool with_fd(long nr, const long a[6], long *r)
 {
 	switch (nr) {
 	case SYS_ioctl: *r = do_ioctl((int)a[0], (unsigned long)a[1], (void *)a[2]); return true;
+	case SYS_write: *r = do_write((int)a[0], (void *)a[1], (size_t)a[2]); return true;
 	case SYS_close: *r = do_close((int)a[0]); return true;
 	case SYS_close_range:
 		*r = do_close_range((unsigned)a[0], (unsigned)a[1], (unsigned)a[2]);

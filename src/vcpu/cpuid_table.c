@@ -54,6 +54,20 @@ static const struct {
     {0x80000008, 0, 1, B(9), 0},
 };
 
+bool vcpu_host_is_amd(void)
+{
+	static _Atomic int known; /* 1 no, 2 yes */
+	uint32_t a, b, c = 0, d;
+	int is = atomic_load_explicit(&known, memory_order_relaxed);
+
+	if (!is) {
+		__cpuid(0, a, b, c, d);
+		is = c == 0x444d4163 || c == 0x656e6975 ? 2 : 1;
+		atomic_store_explicit(&known, is, memory_order_relaxed);
+	}
+	return is == 2;
+}
+
 #define MAX_OFFERED 96
 static struct kvm_cpuid_entry2 offered[MAX_OFFERED];
 static unsigned noffered;

@@ -86,13 +86,24 @@ static long perform(struct vcpu *v, uint64_t nr, const uint64_t a[4], bool is64)
 	return NOT_OFFERED;
 }
 
-enum engine_status vcpu_hypercall(struct vcpu *v)
+/* The instruction of the other vendor's CPU: replaced by the host's own, or undefined where the VMM wants
+ * guests left as they are (KVM_X86_QUIRK_FIX_HYPERCALL_INSN). */
+static enum engine_status foreign(struct vcpu *v)
 {
-	bool is64 = caller_is_64bit(v);
-	uint64_t mask = is64 ? ~0ULL : 0xffffffffULL;
+	return v->vm->disabled_quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN ? ENGINE_UD : ENGINE_FIX;
+}
+
+enum engine_status vcpu_hypercall(struct vcpu *v, bool vmmcall)
+{
+	bool is64;
+	uint64_t mask;
 	struct kvm_regs r;
 	long result;
 
+	if (vmmcall != vcpu_host_is_amd())
+		return foreign(v);
+	is64 = caller_is_64bit(v);
+	mask = is64 ? ~0ULL : 0xffffffffULL;
 	engine_get_regs(v->cpu, &r);
 	result = perform(v, r.rax & mask,
 			 (uint64_t[4]){r.rbx & mask, r.rcx & mask, r.rdx & mask, r.rsi & mask}, is64);

@@ -168,7 +168,7 @@ enum engine_status vcpu_stop(struct vcpu *v, const struct vcpu_access *a, void (
 enum engine_status vcpu_stop_result(struct vcpu *v, int result);
 
 /* -- hypercall.c -- */
-enum engine_status vcpu_hypercall(struct vcpu *v);
+enum engine_status vcpu_hypercall(struct vcpu *v, bool vmmcall);
 
 /* -- run.c -- */
 /* What an engine exit means for KVM_RUN: 1 = go on, 0 = kvm_run is filled, -errno. */

@@ -3,8 +3,6 @@
  * MSRs: the table of those that this room owns, the ioctls, and the guest's RDMSR and WRMSR with filter and
  * exits to the VMM. What an MSR does is KVM's, where KVM has it; see msr_table.h.
  */
-#include <cpuid.h>
-
 #include "vcpu/internal.h"
 
 #define X2APIC_FIRST	  0x800
@@ -269,6 +267,15 @@ static int set_ucode_rev(struct vcpu *v, const struct msr_row *r, uint32_t index
 {
 	if (host)
 		v->msr.ucode_rev = val;
+	return 0;
+}
+
+static int get_platform_info(struct vcpu *v, const struct msr_row *r, uint32_t index, uint64_t *val,
+			     bool host)
+{
+	if (!host && v->vm->no_platform_info)
+		return -EINVAL;
+	*val = v->msr.platform_info;
 	return 0;
 }
 
@@ -549,14 +556,6 @@ static void list_add(uint32_t index)
 		listed[nlisted++] = index;
 }
 
-/* AMD or Hygon: they have DE_CFG. */
-static bool host_is_amd(void)
-{
-	uint32_t a, b, c, d;
-
-	return __get_cpuid(0, &a, &b, &c, &d) && (c == 0x444d4163 || c == 0x656e6975);
-}
-
 int msr_init(void)
 {
 	nlisted = 0;
@@ -571,7 +570,7 @@ int msr_init(void)
 	feature_listed[nfeatures++] = IA32_BIOS_SIGN_ID;
 	feature_listed[nfeatures++] = IA32_ARCH_CAPS;
 	feature_listed[nfeatures++] = IA32_PERF_CAPS;
-	if (host_is_amd())
+	if (vcpu_host_is_amd())
 		feature_listed[nfeatures++] = AMD_DE_CFG;
 	return 0;
 }

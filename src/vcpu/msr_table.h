@@ -24,7 +24,7 @@ MSR(0x0000008b, 0x0000008b, F(ucode_rev), get_field, set_ucode_rev, MSR_LISTED) 
 MSR(0x0000009e, 0x0000009e, 0, get_smbase, set_smbase, MSR_LISTED | MSR_HOST_R | MSR_HOST_W) /* IA32_SMBASE */
 MSR(0x000000c1, 0x000000c2, 0, get_const, set_nothing, 0)		 /* P6_PERFCTR0, 1 */
 MSR(0x000000cd, 0x000000cd, 3, get_const, NULL, 0)			 /* FSB_FREQ */
-MSR(0x000000ce, 0x000000ce, F(platform_info), get_field, set_platform_info, MSR_LISTED | MSR_HOST_W)
+MSR(0x000000ce, 0x000000ce, F(platform_info), get_platform_info, set_platform_info, MSR_LISTED | MSR_HOST_W)
 MSR(0x000000fe, 0x000000fe, 0, get_mtrr, NULL, 0)			 /* IA32_MTRRCAP */
 MSR(0x0000010a, 0x0000010a, F(arch_capabilities), get_arch_capabilities, set_field, MSR_LISTED | MSR_HOST_W)
 MSR(0x0000010b, 0x0000010b, 0, NULL, set_flush_cmd, 0)			 /* IA32_FLUSH_CMD */

@@ -346,9 +346,9 @@ static bool port_msr_watched(void *ctx, uint32_t index)
 	return v->vm->user_space_msr_mask || atomic_load_explicit(&v->vm->msr_filter, memory_order_relaxed);
 }
 
-static enum engine_status port_hypercall(void *ctx)
+static enum engine_status port_hypercall(void *ctx, bool vmmcall)
 {
-	return vcpu_hypercall(ctx);
+	return vcpu_hypercall(ctx, vmmcall);
 }
 
 static enum engine_status port_rsm(void *ctx)

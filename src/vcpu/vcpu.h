@@ -42,6 +42,7 @@ struct vcpu_vm {
 	/* KVM_ENABLE_CAP and friends; written under kvm->lock before vCPUs run or with atomics' tolerance */
 	uint64_t disabled_exits, disabled_quirks, user_space_msr_mask, x2apic_api;
 	bool exception_payload, triple_fault_event, bus_lock_exit, exit_on_emulation_error;
+	bool no_platform_info; /* KVM_CAP_MSR_PLATFORM_INFO 0: the guest cannot read the MSR */
 	uint64_t identity_map_addr, tss_addr;
 };
 
@@ -128,6 +129,8 @@ const uint32_t *vcpu_msr_list(unsigned *n);
 const uint32_t *vcpu_msr_feature_list(unsigned *n);
 int vcpu_get_feature_msr(uint32_t index, uint64_t *val); /* -EINVAL */
 uint64_t vcpu_mce_cap(void);
+/* AMD or Hygon, else Intel: whose hypercall instruction and vendor MSRs there are. */
+bool vcpu_host_is_amd(void);
 uint64_t vcpu_supported_xcr0(void);
 /* Process-wide tables (CPUID snapshot, TSC frequency); once per process, at open("/dev/kvm"). */
 int vcpu_init(void);

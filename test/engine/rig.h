@@ -119,7 +119,7 @@ static uint64_t rig_tsc(void *ctx)
 	return 1000;
 }
 
-static enum engine_status rig_hypercall(void *ctx)
+static enum engine_status rig_hypercall(void *ctx, bool vmmcall)
 {
 	((struct rig *)ctx)->hypercalls++;
 	return ENGINE_OK;
