@@ -132,24 +132,30 @@ static void invalidations_make_fills_retry(void **state)
 {
 	struct world *w = *state;
 	uint64_t hva = (uint64_t)pool;
+	struct mem_invalidation a, b;
 	struct mem_page p;
 
-	assert_false(mem_invalidate_begin(w->mem, hva, PAGE_SIZE)); /* no slot: nothing to end */
+	mem_invalidate_begin(&a, hva, PAGE_SIZE);
+	mem_invalidate_vm(w->mem, &a); /* no slot there */
+	mem_invalidate_end(&a);
 	assert_int_equal(set_region(w, 0, 0, 0, 16 * PAGE_SIZE, pool), 0);
-	assert_false(mem_invalidate_begin(w->mem, hva + 16 * PAGE_SIZE, PAGE_SIZE));
+	mem_invalidate_begin(&a, hva + 16 * PAGE_SIZE, PAGE_SIZE);
+	mem_invalidate_vm(w->mem, &a);
+	mem_invalidate_end(&a);
 	assert_int_equal(w->flushes, 0);
-	assert_true(mem_invalidate_begin(w->mem, hva + 4 * PAGE_SIZE, PAGE_SIZE));
+	mem_invalidate_begin(&a, hva + 4 * PAGE_SIZE, PAGE_SIZE);
+	mem_invalidate_vm(w->mem, &a);
 	assert_int_equal(w->flushes, 1);
 	assert_int_equal(mem_fill(w->mem, 0, 4 * PAGE_SIZE, false, &p), MEM_RETRY);
 	assert_int_equal(mem_fill(w->mem, 0, 3 * PAGE_SIZE, false, &p), MEM_FIXED);
 	assert_int_equal(mem_fill(w->mem, 0, 5 * PAGE_SIZE, false, &p), MEM_FIXED);
-	assert_true(mem_invalidate_begin(w->mem, hva + 8 * PAGE_SIZE, PAGE_SIZE)); /* a second one */
+	mem_invalidate_begin(&b, hva + 8 * PAGE_SIZE, PAGE_SIZE); /* a second one */
 	assert_int_equal(mem_fill(w->mem, 0, 8 * PAGE_SIZE, false, &p), MEM_RETRY);
-	mem_invalidate_end(w->mem);
+	mem_invalidate_end(&a);
 	assert_int_equal(mem_fill(w->mem, 0, 8 * PAGE_SIZE, false, &p), MEM_RETRY);
-	mem_invalidate_end(w->mem);
-	assert_int_equal(mem_fill(w->mem, 0, 8 * PAGE_SIZE, false, &p), MEM_FIXED);
 	assert_int_equal(mem_fill(w->mem, 0, 4 * PAGE_SIZE, false, &p), MEM_FIXED);
+	mem_invalidate_end(&b);
+	assert_int_equal(mem_fill(w->mem, 0, 8 * PAGE_SIZE, false, &p), MEM_FIXED);
 }
 
 int main(void)
