@@ -28,6 +28,8 @@ for t in "$@"; do
 		reports=$B/log/$t.reports
 		rm -f "$reports"
 		case $t in api/* | guest/*) export USERKVM_LOG="error:$PWD/$reports" ;; *) unset USERKVM_LOG ;; esac
+		# The test devices; programs that know nothing of VFIO do not notice them.
+		case $t in api/* | guest/*) export USERKVM_VFIO=test ;; *) unset USERKVM_VFIO ;; esac
 		timeout -k 5 "$limit" "$@" >"$log" 2>&1 </dev/null
 		rc=$?
 		if [ -s "$reports" ]; then

@@ -538,6 +538,30 @@ long file_ioctl(struct file *f, unsigned long request, void *arg)
 	return r;
 }
 
+long file_read(struct file *f, void *buf, size_t len, uint64_t pos)
+{
+	long r;
+
+	if (!f->cls->global && !file_is_current(f))
+		return -EIO;
+	enter();
+	r = f->cls->read(f, buf, len, pos);
+	leave();
+	return r;
+}
+
+long file_write(struct file *f, const void *buf, size_t len, uint64_t pos)
+{
+	long r;
+
+	if (!f->cls->global && !file_is_current(f))
+		return -EIO;
+	enter();
+	r = f->cls->write(f, buf, len, pos);
+	leave();
+	return r;
+}
+
 long file_mmap(struct file *f, int fd, void *addr, size_t len, int prot, int flags, off_t offset)
 {
 	uint64_t pages = (len + PAGE_OFFSET_MASK) >> PAGE_SHIFT;
@@ -546,6 +570,14 @@ long file_mmap(struct file *f, int fd, void *addr, size_t len, int prot, int fla
 
 	if (!f->cls->mapped)
 		return -ENODEV;
+	if (f->cls->map_at) {
+		uint64_t at = (uint64_t)offset;
+
+		err = f->cls->map_at(f, &fd, &at, len, flags);
+		if (err)
+			return err;
+		offset = (off_t)at;
+	}
 	err = f->cls->may_map ? f->cls->may_map(f, (uint64_t)offset >> PAGE_SHIFT, pages, prot, flags) : 0;
 	if (err)
 		return err;

@@ -30,6 +30,9 @@ struct file_class {
 	int (*may_map)(struct file *f, uint64_t first, uint64_t pages, int prot, int flags);
 	/* After the kernel mapped `pages` pages from page `first` of the file at addr. NULL: -ENODEV. */
 	int (*mapped)(struct file *f, uint8_t *addr, uint64_t first, uint64_t pages, int prot);
+	/* Where mmap(2) at *offset finds its pages: another place, or another descriptor of the library's. NULL:
+	 * there, in the file. -errno: refuses. */
+	int (*map_at)(struct file *f, int *fd, uint64_t *offset, size_t len, int flags);
 	/* pread(2) and pwrite(2); NULL: the memfd's own. buf is the VMM's. Bytes, or -errno. */
 	long (*read)(struct file *f, void *buf, size_t len, uint64_t pos);
 	long (*write)(struct file *f, const void *buf, size_t len, uint64_t pos);
@@ -89,6 +92,9 @@ const struct file_class *file_class_of(int fd);
 
 /* -EIO for a file that belongs to another process's memory (KVM: another mm), unless its class is global. */
 long file_ioctl(struct file *f, unsigned long request, void *arg);
+/* pread(2), pwrite(2) of a file whose class has such a function. -EIO as above. */
+long file_read(struct file *f, void *buf, size_t len, uint64_t pos);
+long file_write(struct file *f, const void *buf, size_t len, uint64_t pos);
 /* The address, or -errno; -ENODEV: this kind of file cannot be mapped. */
 long file_mmap(struct file *f, int fd, void *addr, size_t len, int prot, int flags, off_t offset);
 /* munmap(2), after which a file whose last reference was the mapping has been released. */

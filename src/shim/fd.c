@@ -2,10 +2,13 @@
 /* libc's functions that take a descriptor. */
 #include <linux/kvm.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "shim/shim.h"
+
+#define VFIO_IOCTLS ';' /* iommufd's, too */
 
 /* -- By number -- */
 
@@ -14,9 +17,11 @@ long do_ioctl(int fd, unsigned long request, void *arg)
 	struct file *f;
 	long r;
 
-	if (!shim_ready || _IOC_TYPE(request) != KVMIO)
+	if (!shim_ready || (_IOC_TYPE(request) != KVMIO && _IOC_TYPE(request) != VFIO_IOCTLS))
 		return sys_call(SYS_ioctl, fd, request, arg);
 	f = file_get(fd);
+	if (!f && _IOC_TYPE(request) == VFIO_IOCTLS)
+		return sys_call(SYS_ioctl, fd, request, arg);
 	if (!f)
 		return api_ioctl_unknown(fd, request, arg);
 	r = file_ioctl(f, request, arg);
@@ -65,6 +70,45 @@ long do_fcntl(int fd, int cmd, unsigned long arg)
 
 	if (r >= 0 && shim_ready && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC))
 		file_duplicated(fd, (int)r);
+	return r;
+}
+
+/* The file behind an fd if its class has such a function, pinned; else the system call is the kernel's. */
+static struct file *positioned(int fd, off_t pos, bool write)
+{
+	const struct file_class *cls = shim_ready ? file_class_of(fd) : NULL;
+	struct file *f;
+
+	if (!cls || !(write ? (void *)cls->write : (void *)cls->read) || pos < 0)
+		return NULL;
+	f = file_get(fd);
+	if (!f || f->cls == cls)
+		return f;
+	file_put(f); /* the number became another file of ours meanwhile */
+	return NULL;
+}
+
+long do_pread(int fd, void *buf, size_t len, off_t pos)
+{
+	struct file *f = positioned(fd, pos, false);
+	long r;
+
+	if (!f)
+		return sys_call(SYS_pread64, fd, buf, len, pos);
+	r = file_read(f, buf, len, (uint64_t)pos);
+	file_put(f);
+	return r;
+}
+
+long do_pwrite(int fd, const void *buf, size_t len, off_t pos)
+{
+	struct file *f = positioned(fd, pos, true);
+	long r;
+
+	if (!f)
+		return sys_call(SYS_pwrite64, fd, buf, len, pos);
+	r = file_write(f, buf, len, (uint64_t)pos);
+	file_put(f);
 	return r;
 }
 
@@ -137,3 +181,26 @@ EXPORT int fcntl(int fd, int cmd, ...)
 }
 EXPORT_ALIAS(fcntl) int fcntl64(int fd, int cmd, ...);
 EXPORT_ALIAS(fcntl) int __fcntl(int fd, int cmd, ...);
+
+EXPORT ssize_t pread(int fd, void *buf, size_t len, off_t pos)
+{
+	return shim_ret(do_pread(fd, buf, len, pos));
+}
+EXPORT_ALIAS(pread) ssize_t pread64(int fd, void *buf, size_t len, off64_t pos);
+EXPORT_ALIAS(pread) ssize_t __pread64(int fd, void *buf, size_t len, off64_t pos);
+
+/* What pread becomes with _FORTIFY_SOURCE; the room that the compiler knew is checked as libc does. */
+EXPORT ssize_t __pread_chk(int fd, void *buf, size_t len, off_t pos, size_t room)
+{
+	if (len > room)
+		abort();
+	return shim_ret(do_pread(fd, buf, len, pos));
+}
+EXPORT_ALIAS(__pread_chk) ssize_t __pread64_chk(int fd, void *buf, size_t len, off64_t pos, size_t room);
+
+EXPORT ssize_t pwrite(int fd, const void *buf, size_t len, off_t pos)
+{
+	return shim_ret(do_pwrite(fd, buf, len, pos));
+}
+EXPORT_ALIAS(pwrite) ssize_t pwrite64(int fd, const void *buf, size_t len, off64_t pos);
+EXPORT_ALIAS(pwrite) ssize_t __pwrite64(int fd, const void *buf, size_t len, off64_t pos);

@@ -7,8 +7,17 @@
 
 bool shim_ready;
 
+static const struct api_vfio_ops vfio_ops = {
+    .is_valid = vfio_file_is_valid,
+    .set_kvm = vfio_file_set_kvm,
+    .is_coherent = vfio_file_is_coherent,
+};
+
 __attribute__((constructor)) static void shim_start(void)
 {
+	/* The device types that link VMs to devices are there even where USERKVM_VFIO makes no device. */
+	vfio_init();
+	api_register_vfio(&vfio_ops);
 	shim_ready = true;
 	pthread_atfork(NULL, NULL, owner_forked);
 }

@@ -9,11 +9,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 
 #include "api/api.h"
 #include "api/params.h"
 #include "base/sys.h"
+#include "vfio/vfio.h"
 
 #define EXPORT __attribute__((visibility("default")))
 /* A second name of the same function, as glibc's __open of open. */
@@ -37,16 +39,16 @@ static inline long shim_ret(long r)
  * kernel: nothing of ours is open yet. */
 extern bool shim_ready;
 
-/* True if the path names /dev/kvm: by its text (".", "..", double slashes, dirfd and working directory
- * resolved), or because what a "kvm" names is the kernel's device 10:232. Symbolic links with other names
- * are not followed. */
-bool path_is_kvm(int dirfd, const char *path);
-/* What stat, statx and access say of it. -errno, or 0. */
-void path_stat(struct stat *st);
-int path_statx(unsigned mask, struct statx *stx);
-int path_access(int mode);
+enum path_kind { PATH_OTHER, PATH_KVM, PATH_VFIO, PATH_PARAM };
 
-/* True if the path names a file of /sys/module/kvm... that the api room answers for. */
+/* What the path names: /dev/kvm, a file of /sys/module/kvm... that the api room answers for (its name below
+ * /sys/module is in buf) or, if USERKVM_VFIO asks for it, something of vfio/'s (its text is in buf). By its text (".", "..",
+ * double slashes, dirfd and working directory resolved), or (KVM) because what a "kvm" names is the kernel's
+ * device 10:232. Symbolic links with other names are not followed. */
+enum path_kind path_kind(int dirfd, const char *path, char buf[PATH_MAX]);
+/* open(2) of a path that is not PATH_OTHER. */
+long path_open(enum path_kind kind, const char *path, int flags);
+/* True if the path is PATH_PARAM. */
 bool path_is_param(const char *path);
 
 /* The calls by number, for libc's names and for syscall(2) alike: the kernel's results. */
@@ -64,6 +66,8 @@ long do_dup(int fd);
 long do_dup2(int oldfd, int newfd);
 long do_fcntl(int fd, int cmd, unsigned long arg);
 long do_write(int fd, const void *buf, size_t len);
+long do_pread(int fd, void *buf, size_t len, off_t pos);
+long do_pwrite(int fd, const void *buf, size_t len, off_t pos);
 long do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset);
 long do_mremap(void *old, size_t old_len, size_t new_len, int flags, void *new);
 long do_mprotect(void *addr, size_t len, int prot, int key, bool has_key);

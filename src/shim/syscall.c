@@ -63,8 +63,11 @@ static long sys_sigprocmask(int how, const uint64_t *set, uint64_t *old, size_t 
 
 static long sys_openat2(int dirfd, const char *path, const struct open_how_head *how, size_t size)
 {
-	if (size >= sizeof(*how) && path_is_kvm(dirfd, path))
-		return api_open((int)how->flags);
+	char buf[PATH_MAX];
+	enum path_kind kind = size >= sizeof(*how) ? path_kind(dirfd, path, buf) : PATH_OTHER;
+
+	if (kind != PATH_OTHER)
+		return path_open(kind, buf, (int)how->flags);
 	return sys_call(SYS_openat2, dirfd, path, how, size);
 }
 

@@ -10,12 +10,16 @@
 #include "base/kvm_file.h"
 #include "file/file.h"
 
-/* Reads USERKVM_VFIO: "" = nothing exists; "test" = the built-in test device; "/path/driver.so" = a plug-in.
- * Called once by the assembler. */
+/* Reads USERKVM_VFIO: "" = nothing exists; "test" = the built-in test devices; "/path/driver.so" = a plug-in;
+ * several separated by colons. Loads nothing yet. Called once by the assembler. */
 void vfio_init(void);
+/* True if USERKVM_VFIO named a device. */
+bool vfio_exists(void);
 /* True if the absolute, normalised path names something of ours: /dev/vfio/vfio, /dev/vfio/GROUP,
  * /dev/vfio/devices/vfioN, /dev/iommu. */
 bool vfio_is_path(const char *path);
+/* What stat(2) says of such a path. */
+dev_t vfio_device_number(const char *path);
 /* open(2) of such a path: a new fd, or -errno. */
 int vfio_open(const char *path, int flags);
 
