@@ -3,6 +3,7 @@
 #include "api/life.h"
 
 #include "api/kvm.h"
+#include "base/mutate.h"
 #include "engine/engine.h"
 #include "vcpu/vcpu.h"
 
@@ -52,18 +53,37 @@ static int enable(void)
 	return r;
 }
 
+/* The mutation: one lock guards the users and the list of VMs, inside a lock of the C library's. */
+static void life_lock(void)
+{
+	if (mutated(MUTATE_USAGE_IN_REGISTRY)) {
+		lock_host_enter();
+		life.lock.role = LOCK_REGISTRY;
+	}
+	mutex_lock(&life.lock);
+}
+
+static void life_unlock(void)
+{
+	mutex_unlock(&life.lock);
+	if (mutated(MUTATE_USAGE_IN_REGISTRY)) {
+		life.lock.role = LOCK_USAGE;
+		lock_host_leave();
+	}
+}
+
 int life_get(void)
 {
 	int r = 0;
 
 	owner_adopt();
-	mutex_lock(&life.lock);
+	life_lock();
 	owner_on_fork(forked);
 	if (!life.users)
 		r = enable();
 	if (!r)
 		life.users++;
-	mutex_unlock(&life.lock);
+	life_unlock();
 	return r;
 }
 

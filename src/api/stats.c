@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 #include "api/kvm.h"
+#include "base/mutate.h"
 #include "base/sys.h"
 
 #define NAME_SIZE 48 /* KVM_STATS_NAME_SIZE */
@@ -139,10 +140,15 @@ static void unlink_file(struct stats_file *s)
 static void stats_release(void *object)
 {
 	struct stats_file *s = object;
+	struct kvm *kvm = s->kvm;
 
 	unlink_file(s);
 	sys_call(SYS_munmap, s->map, s->size);
-	kvm_put(s->kvm);
+	if (mutated(MUTATE_PUT_UNDER_LOCK)) /* not the last: the lock lives in the VM */
+		spin_lock(&kvm->stats_lock);
+	kvm_put(kvm);
+	if (mutated(MUTATE_PUT_UNDER_LOCK))
+		spin_unlock(&kvm->stats_lock);
 	base_free(s);
 }
 

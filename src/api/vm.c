@@ -5,6 +5,7 @@
 
 #include "api/kvm.h"
 #include "api/life.h"
+#include "base/mutate.h"
 #include "base/sys.h"
 
 static struct {
@@ -38,13 +39,16 @@ static void registry_del(struct kvm *kvm)
 
 struct kvm *registry_next(struct kvm *kvm)
 {
+	bool keep = mutated(MUTATE_WALK_LOCKED);
 	struct kvm *next;
 
-	mutex_lock(&registry.lock);
+	if (!keep || !kvm)
+		mutex_lock(&registry.lock);
 	next = kvm ? kvm->list_next : registry.first;
 	while (next && !kvm_get_safe(next))
 		next = next->list_next;
-	mutex_unlock(&registry.lock);
+	if (!keep || !next)
+		mutex_unlock(&registry.lock);
 	if (kvm)
 		kvm_put(kvm);
 	return next;

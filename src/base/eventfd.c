@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+#include "base/lock.h"
+#include "base/mutate.h"
 #include "base/sys.h"
 
 #define HIGH_FD 512 /* where sys_fd_claim would move it anyway */
@@ -168,6 +170,8 @@ void base_eventfd_signal(const struct base_eventfd *e)
 {
 	const uint64_t one = 1;
 
+	if (mutated(MUTATE_EVENTFD_WAITS) && !e->nonblock)
+		lock_assert_may_fault("a full eventfd");
 	/* A blocking eventfd waits when its counter is full; its flags are the VMM's, so ask first. */
 	if (e->nonblock || ready(e->fd, POLLOUT)) {
 		while (sys_call(SYS_write, e->fd, &one, sizeof(one)) == -EINTR)

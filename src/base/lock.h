@@ -60,7 +60,7 @@ void lock_assert_teardown(const struct mutex *m);
 void lock_assert_may_wait(const char *what);
 /* This thread may wait for the VMM: for its userfault handler when its memory is touched, for its reader. */
 void lock_assert_may_fault(const char *what);
-/* This thread holds nothing at all: it is about to drop a reference, and the last one takes any lock. */
+/* This thread is about to drop a reference, and the last one takes locks from usage_lock on: it holds none. */
 void lock_assert_may_put(const char *what);
 /* This thread is in no handler that may have interrupted the allocator. */
 void lock_assert_may_alloc(void);

@@ -407,8 +407,10 @@ void lock_assert_may_fault(const char *what)
 
 void lock_assert_may_put(const char *what)
 {
-	if (nheld)
-		complain("what may be a last reference is dropped under a lock", what, held[nheld - 1].lock);
+	for (unsigned i = 0; i < nheld; i++) {
+		if (held[i].role >= LOCK_USAGE) /* the outermost that a last put takes */
+			complain("what may be a last reference is dropped under a lock", what, held[i].lock);
+	}
 }
 
 void lock_assert_may_alloc(void)

@@ -20,6 +20,8 @@
 	M(FLUSH_LOCKS_VCPUS, "a flush takes each vcpu->mutex instead of signalling")                     \
 	M(KVM_IN_EXIT, "a port access takes kvm->lock")                                                  \
 	M(INVALIDATE_TAKES_SLOTS, "an invalidation takes slots_lock")                                    \
+	M(UPDATE_AWAITS_INVALIDATION, "a memslot update waits for invalidations, with slots_lock") \
+	M(FAULT_IN_SRCU, "guest memory is touched inside an srcu section") \
 	M(SYNC_IN_IRQ, "a routing update synchronises before it drops irq_lock")                         \
 	M(ACK_TAKES_IRQ, "an ack notifier takes irq_lock")                                               \
 	M(LOAD_IN_LOCK, "the libc's loader or fork handlers are called under a lock of ours")            \

@@ -12,6 +12,7 @@
 #include "base/lock.h"
 #include "base/lock_raw.h"
 #include "base/log.h"
+#include "base/mutate.h"
 #include "base/sig_int.h"
 #include "base/window.h"
 
@@ -265,6 +266,8 @@ static SIGSAFE void on_kick(int sig, siginfo_t *info, void *ucontext)
 {
 	struct lock_nowait outer = lock_nowait_enter("a handler of ours", false);
 
+	if (mutated(MUTATE_ALLOC_IN_HANDLER))
+		base_free(base_zalloc(1));
 	sig_run_kicked(ucontext);
 	lock_nowait_leave(outer);
 }
@@ -314,6 +317,11 @@ int base_sig_enable(void)
 	uint64_t saved;
 	int r = 0;
 
+	if (mutated(MUTATE_LOAD_IN_LOCK)) {
+		lock_host_enter();
+		pthread_atfork(NULL, NULL, NULL);
+		lock_host_leave();
+	}
 	saved = lock_table();
 	if (!atomic_load(&ready)) {
 		r = take_over();

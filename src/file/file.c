@@ -9,6 +9,7 @@
 #include <linux/close_range.h>
 
 #include "base/loop.h"
+#include "base/mutate.h"
 #include "base/sys.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -95,6 +96,10 @@ int files_start(void)
 
 void files_forked(void)
 {
+	if (mutated(MUTATE_FORK_CHILD_WAITS)) {
+		mutex_lock(&files.lock);
+		mutex_unlock(&files.lock);
+	}
 	mutex_forked(&files.lock);
 	mutex_forked(&start_lock);
 	memset(files.by_wd, 0, sizeof(files.by_wd));

@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 
 #include "base/eventfd.h"
+#include "base/mutate.h"
 #include "irq/lapic.h"
 
 /* All irqfds with resample of one GSI. */
@@ -56,7 +57,11 @@ static void on_ack(struct irq_ack *ack)
 	struct resampler *r = container_of(ack, struct resampler, ack);
 	struct irqfd *f;
 
+	if (mutated(MUTATE_ACK_TAKES_IRQ))
+		mutex_lock(&r->vm->lock);
 	irq_set_line(r->vm, IRQ_SOURCE_RESAMPLE, ack->gsi, 0, NULL);
+	if (mutated(MUTATE_ACK_TAKES_IRQ))
+		mutex_unlock(&r->vm->lock);
 	for (f = srcu_dereference(r->members); f; f = srcu_dereference(f->next_member))
 		base_eventfd_signal(&f->resamplefd);
 }

@@ -7,6 +7,7 @@
  *   raise, notify   |   X   |   X    |    X    |    X    |    X      X = may run concurrently
  *   install         |   X   |   X    |    X    |    X    |    X
  */
+#include "base/mutate.h"
 #include "irq/lapic.h"
 
 struct route {
@@ -240,9 +241,12 @@ static void install(struct irq_vm *v, struct irq_table *t)
 
 	mutex_lock(&v->lock);
 	old = atomic_exchange(&v->table, t); /* pairs with srcu_dereference in the readers */
-	mutex_unlock(&v->lock);
+	if (!mutated(MUTATE_SYNC_IN_IRQ))
+		mutex_unlock(&v->lock);
 	if (old)
 		srcu_synchronize(&v->srcu);
+	if (mutated(MUTATE_SYNC_IN_IRQ))
+		mutex_unlock(&v->lock);
 	base_free(old);
 }
 

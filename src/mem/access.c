@@ -14,6 +14,7 @@
  *
  * Who entered the list after it was walked finds the page after whatever the revocation is for.
  */
+#include "base/mutate.h"
 #include "mem/slot.h"
 
 #include <sched.h>
@@ -107,15 +108,19 @@ static int copy(struct mem *m, unsigned as, uint64_t gpa, uint8_t *buf, size_t l
 	struct target t;
 
 	while (len) {
-		int r = find_target(m, as, gpa, write, &t);
+		int idx = 0, r = find_target(m, as, gpa, write, &t);
 		size_t n;
 		long left;
 
 		if (r)
 			return r;
 		n = MIN(len, t.len);
+		if (mutated(MUTATE_FAULT_IN_SRCU))
+			idx = srcu_read_lock(m->srcu);
 		left = write ? base_guarded_copy(t.host, buf, n, &t.guard)
 			     : base_guarded_copy(buf, t.host, n, &t.guard);
+		if (mutated(MUTATE_FAULT_IN_SRCU))
+			srcu_read_unlock(m->srcu, idx);
 		if (left < 0)
 			return -EFAULT;
 		n -= (size_t)left;

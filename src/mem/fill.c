@@ -12,6 +12,7 @@
  * Who counts on a page's being tracked raises its count and flushes; a hand-out looks at the count behind
  * the beginning of its read section. So after the flush every vCPU asks before each write to the page.
  */
+#include "base/mutate.h"
 #include "mem/slot.h"
 
 /* True if an spte says something about this generation of the slot. */
@@ -133,8 +134,13 @@ static enum mem_fill_result fill(struct mem *m, unsigned as, uint64_t gfn, bool 
 enum mem_fill_result mem_fill(struct mem *m, unsigned as, uint64_t gpa, bool write, struct mem_page *page)
 {
 	int idx = srcu_read_lock(m->srcu);
-	enum mem_fill_result r = fill(m, as, gpa >> PAGE_SHIFT, write, page);
+	enum mem_fill_result r;
 
+	if (mutated(MUTATE_SLOTS_IN_SRCU))
+		mutex_lock(m->slots_lock);
+	r = fill(m, as, gpa >> PAGE_SHIFT, write, page);
+	if (mutated(MUTATE_SLOTS_IN_SRCU))
+		mutex_unlock(m->slots_lock);
 	srcu_read_unlock(m->srcu, idx);
 	return r;
 }

@@ -16,6 +16,7 @@
  *
  * A fill that did not see the range began before the revocation, and is undone by it; one that saw it retries.
  */
+#include "base/mutate.h"
 #include "mem/slot.h"
 
 static struct {
@@ -93,6 +94,7 @@ bool mem_invalidate_due(uint64_t hva, uint64_t len)
 void mem_invalidate_begin(struct mem_invalidation *i, uint64_t hva, uint64_t len)
 {
 	*i = (struct mem_invalidation){.lo = hva, .hi = hva + len};
+	lock_section_enter(LOCK_INVALIDATING, i);
 	spin_lock(&active.lock);
 	i->next = active.list;
 	active.list = i;
@@ -112,6 +114,7 @@ void mem_invalidate_end(struct mem_invalidation *i)
 		atomic_fetch_sub(&active.n, 1);
 	}
 	spin_unlock(&active.lock);
+	lock_section_leave(LOCK_INVALIDATING, i);
 }
 
 bool mem_invalidating(uint64_t hva)
@@ -147,8 +150,16 @@ static bool touches_slot(struct mem *m, const struct mem_invalidation *r)
 
 void mem_invalidate_vm(struct mem *m, const struct mem_invalidation *i)
 {
+	if (mutated(MUTATE_INVALIDATE_TAKES_SLOTS))
+		mutex_lock(m->slots_lock);
+	if (mutated(MUTATE_STOP_UNDER_LOCK))
+		spin_lock(&active.lock);
 	if (touches_slot(m, i))
 		mem_revoke(m);
+	if (mutated(MUTATE_STOP_UNDER_LOCK))
+		spin_unlock(&active.lock);
+	if (mutated(MUTATE_INVALIDATE_TAKES_SLOTS))
+		mutex_unlock(m->slots_lock);
 }
 
 void mem_forked(void)

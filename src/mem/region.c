@@ -157,6 +157,8 @@ static void publish(struct mem *m, struct change *c)
 {
 	struct slot_set *old, *set;
 
+	if (mutated(MUTATE_UPDATE_AWAITS_INVALIDATION))
+		lock_section_wait(LOCK_INVALIDATING, m);
 	mutex_lock(&m->slots_arch_lock);
 	old = atomic_load(&m->active[c->as]);
 	set = m->inactive[c->as];
@@ -193,8 +195,13 @@ static void flush_if(struct mem *m, _Atomic bool *told)
 /* Takes a slot out of use: on return nobody reaches its memory through it. */
 static void invalidate_slot(struct mem *m, struct slot *s)
 {
+	bool inside = mutated(MUTATE_SYNC_IN_SECTION);
+	int idx = inside ? srcu_read_lock(m->srcu) : 0;
+
 	atomic_store(&s->invalid, true);
 	srcu_synchronize(m->srcu);
+	if (inside)
+		srcu_read_unlock(m->srcu, idx);
 	atomic_fetch_add(&s->gen, 1);
 	flush_if(m, &s->used);
 }

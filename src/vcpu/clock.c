@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <time.h>
 
+#include "base/mutate.h"
 #include "vcpu/internal.h"
 
 #define NSEC_PER_SEC 1000000000ULL
@@ -373,7 +374,13 @@ int vcpu_get_attr(struct vcpu *v, const struct kvm_device_attr *a)
 	uint64_t offset = atomic_load(&v->clk.offset);
 	int ret = vcpu_has_attr(v, a);
 
-	return ret ? ret : base_copy_out((void *)(uintptr_t)a->addr, &offset, sizeof(offset));
+	if (mutated(MUTATE_COPY_UNDER_SPIN))
+		spin_lock(&v->vm->clock->lock);
+	if (!ret)
+		ret = base_copy_out((void *)(uintptr_t)a->addr, &offset, sizeof(offset));
+	if (mutated(MUTATE_COPY_UNDER_SPIN))
+		spin_unlock(&v->vm->clock->lock);
+	return ret;
 }
 
 int vcpu_set_attr(struct vcpu *v, const struct kvm_device_attr *a)

@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/mutate.h"
 #include "vcpu/internal.h"
 
 static __thread int own_tid;
@@ -84,6 +85,19 @@ static bool flush_one(struct vcpu *v)
 #endif
 
 /* mem_port.flush; ctx is the struct vcpu_vm. */
+/* Takes or drops every vcpu->mutex: what a flush never does. */
+static void lock_vcpus(struct vcpu_vm *vm, bool lock)
+{
+	for (unsigned i = 0; i < atomic_load(&vm->nr_vcpus); i++) {
+		struct vcpu *v = atomic_load(&vm->vcpus[i]);
+
+		if (lock)
+			mutex_lock(&v->mutex);
+		else
+			mutex_unlock(&v->mutex);
+	}
+}
+
 static void vcpu_flush(void *ctx)
 {
 	struct vcpu_vm *vm = ctx;
@@ -92,6 +106,8 @@ static void vcpu_flush(void *ctx)
 
 	/* Here it never waits; under ThreadSanitizer it does, and on a host without signals it would have to. */
 	lock_section_wait(LOCK_GUEST, vm);
+	if (mutated(MUTATE_FLUSH_LOCKS_VCPUS))
+		lock_vcpus(vm, true);
 	for (i = 0; i < n; i++) {
 		struct vcpu *v = atomic_load(&vm->vcpus[i]);
 
@@ -100,6 +116,8 @@ static void vcpu_flush(void *ctx)
 	}
 	if (kicked)
 		base_membarrier();
+	if (mutated(MUTATE_FLUSH_LOCKS_VCPUS))
+		lock_vcpus(vm, false);
 }
 
 const struct mem_port vcpu_mem_port = {.flush = vcpu_flush};

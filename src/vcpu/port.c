@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/mutate.h"
 #include "vcpu/internal.h"
 
 #define APIC_TASKPRI	 0x80
@@ -256,6 +257,10 @@ static enum engine_status port_pio(void *ctx, uint16_t port, void *data, unsigne
 		return ENGINE_OK;
 	}
 	base_bug_on(a.len > PAGE_SIZE);
+	if (mutated(MUTATE_KVM_IN_EXIT)) {
+		mutex_lock(v->vm->lock);
+		mutex_unlock(v->vm->lock);
+	}
 	if (a.len > PAGE_SIZE || !replay_reserve(v))
 		return vcpu_stop_result(v, -ENOMEM);
 	if (!pio_bus(v, port, data, size, count, write))

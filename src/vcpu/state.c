@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The ioctls that read and write a vCPU's state, with KVM 6.1's validation. */
+#include "base/mutate.h"
 #include "vcpu/internal.h"
 
 #define CPUID1_X2APIC	   BIT(21) /* ECX */
@@ -64,6 +65,16 @@ static int check_apic_base(const struct vcpu *v, uint64_t base, bool host, uint6
 	return !old && mode == (APIC_BASE_ENABLE | APIC_BASE_X2APIC) ? -EINVAL : 0;
 }
 
+/* What KVM does here: a static branch is switched, for which a lock of the whole machine is taken. */
+static void patch_in_section(struct vcpu *v)
+{
+	int idx = srcu_read_lock(v->vm->srcu);
+
+	lock_host_enter();
+	lock_host_leave();
+	srcu_read_unlock(v->vm->srcu, idx);
+}
+
 int vcpu_set_apic_base(struct vcpu *v, uint64_t base, bool host)
 {
 	const struct kvm_cpuid_entry2 *e = cpuid_find(v, 1, 0);
@@ -71,6 +82,8 @@ int vcpu_set_apic_base(struct vcpu *v, uint64_t base, bool host)
 	uint64_t reserved = apic_base_reserved(v, x2apic);
 	int r;
 
+	if (mutated(MUTATE_HOST_IN_SRCU))
+		patch_in_section(v);
 	if (v->lapic)
 		return lapic_set_base(v->lapic, base, host, x2apic, reserved);
 	r = check_apic_base(v, base, host, reserved);
