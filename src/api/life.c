@@ -89,10 +89,10 @@ int life_get(void)
 
 void life_put(void)
 {
-	mutex_lock(&life.lock);
+	life_lock();
 	base_bug_on(!life.users);
 	/* Loop and close watch stay for the next user: they cost nothing while nothing happens. */
 	if (life.users && !--life.users)
 		base_sig_disable();
-	mutex_unlock(&life.lock);
+	life_unlock();
 }
