@@ -97,7 +97,8 @@ static int compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* In a fresh process: the first VM's time, and the median of the next 40. */
+/* In a fresh process: the first VM's time, and the median of the next 40; all stay, so that each needs memory of its
+ * own. */
 int b_first_vm_child(void)
 {
 	struct world w = {.vm.sys = ku_open()};
@@ -106,11 +107,8 @@ int b_first_vm_child(void)
 	w.vm.vcpu_size = ioctl(w.vm.sys, KVM_GET_VCPU_MMAP_SIZE, 0);
 	lend_ram(&w);
 	first = timed_make(&w);
-	unmake_full(&w);
-	for (unsigned i = 0; i < 40; i++) {
+	for (unsigned i = 0; i < 40; i++)
 		later[i] = timed_make(&w);
-		unmake_full(&w);
-	}
 	qsort(later, 40, sizeof(later[0]), compare);
 	printf("%lu %lu\n", (unsigned long)first, (unsigned long)later[20]);
 	return 0;
@@ -200,46 +198,65 @@ static void raise_files(void)
 	KU_CHECK(setrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_max > 2 * MANY + 100);
 }
 
+static struct ku_vm vms[MANY];
+static struct ku_vcpu cpus[MANY];
+
+/* Makes, runs to the first exit and destroys a thousand VMs; the memory they took when made and when run. */
+static void thousand(struct world *w, uint64_t *make, uint64_t *unmake, struct usage u[3])
+{
+	u[0] = usage();
+	for (unsigned i = 0; i < MANY; i++) {
+		make[i] = timed_make(w);
+		vms[i] = vm;
+		cpus[i] = cpu;
+	}
+	u[1] = usage();
+	for (unsigned i = 0; i < MANY; i++)
+		KU_CHECK(ku_run(&cpus[i]) == KVM_EXIT_IO);
+	u[2] = usage();
+	for (unsigned i = 0; i < MANY; i++) {
+		uint64_t t = b_now();
+
+		vm = vms[i];
+		cpu = cpus[i];
+		unmake_full(w);
+		unmake[i] = b_now() - t;
+	}
+	qsort(make, MANY, sizeof(make[0]), compare);
+	qsort(unmake, MANY, sizeof(unmake[0]), compare);
+}
+
 void b_thousand_vms(char **words)
 {
-	static struct ku_vm vms[MANY];
-	static struct ku_vcpu cpus[MANY];
 	static const uint8_t code[] = {0xe6, 0x80}; /* out 0x80, al */
-	struct usage before, made, ran;
-	struct world w = {.vm.sys = -1};
-	uint64_t t;
+	static uint64_t make[MANY], unmake[MANY];
+	uint64_t best[4] = {-1ULL, -1ULL, -1ULL, -1ULL}; /* medians and p99s */
+	struct usage u[3];
+	struct world w;
 
 	if (ku_oracle() || !b_wanted("1,000 VMs", words))
 		return;
 	raise_files();
-	w.vm.sys = ku_open();
+	w = (struct world){.vm.sys = ku_open()};
 	w.vm.vcpu_size = ioctl(w.vm.sys, KVM_GET_VCPU_MMAP_SIZE, 0);
 	lend_ram(&w);
 	memset(w.mem, 0, RAM);
 	memcpy((uint8_t *)w.mem + 0x1000, code, sizeof(code));
-	make_full(&w);
-	unmake_full(&w);
-	before = usage();
-	t = b_now();
-	for (unsigned i = 0; i < MANY; i++) {
-		make_full(&w);
-		vms[i] = vm;
-		cpus[i] = cpu;
+	for (unsigned run = 0; run < 3; run++) {
+		struct usage now[3];
+
+		thousand(&w, make, unmake, now);
+		if (!run) /* later runs find memory that the first one left to malloc */
+			memcpy(u, now, sizeof(u));
+		best[0] = make[MANY / 2] < best[0] ? make[MANY / 2] : best[0];
+		best[1] = make[MANY * 99 / 100] < best[1] ? make[MANY * 99 / 100] : best[1];
+		best[2] = unmake[MANY / 2] < best[2] ? unmake[MANY / 2] : best[2];
+		best[3] = unmake[MANY * 99 / 100] < best[3] ? unmake[MANY * 99 / 100] : best[3];
 	}
-	b_print("1,000 VMs: time of each", IDLE, (double)(b_now() - t) / MANY, 0, "ns", 50000, 0);
-	made = usage();
-	for (unsigned i = 0; i < MANY; i++)
-		KU_CHECK(ku_run(&cpus[i]) == KVM_EXIT_IO);
-	ran = usage();
-	t = b_now();
-	for (unsigned i = 0; i < MANY; i++) {
-		vm = vms[i];
-		cpu = cpus[i];
-		unmake_full(&w);
-	}
-	b_print("1,000 VMs: destruction of each", IDLE, (double)(b_now() - t) / MANY, 0, "ns", 50000, 0);
-	print_usage("", &before, &made, 256);
-	print_usage(" that ran", &before, &ran, 256);
+	b_print("1,000 VMs: time of each", IDLE, (double)best[0], (double)best[1], "ns", 50000, 0);
+	b_print("1,000 VMs: destruction of each", IDLE, (double)best[2], (double)best[3], "ns", 50000, 0);
+	print_usage("", &u[0], &u[1], 256);
+	print_usage(" that ran", &u[0], &u[2], 256);
 	take_ram(&w);
 	close(w.vm.sys);
 }

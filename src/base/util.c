@@ -25,7 +25,7 @@ struct block {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define MAP_FROM SIZE_MAX
 #else
-#define MAP_FROM (128UL << 10)
+#define MAP_FROM (64UL << 10)
 #endif
 
 static _Atomic long fail_at;
@@ -136,15 +136,25 @@ static struct tsc_sample tsc_sample(void)
 	return best;
 }
 
-/* TSC ticks per millisecond, measured over `ns` nanoseconds. */
-static uint32_t tsc_measure(uint64_t ns)
+#define TSC_WINDOW_NS 2000000 /* two samples so far apart tell the frequency to a few parts in a million */
+
+static struct tsc_sample loaded;
+
+/* The first sample is taken early, so that whoever wants to know need not wait for the second. */
+static __attribute__((constructor)) void tsc_begin(void)
 {
-	struct tsc_sample a = tsc_sample(), b;
+	loaded = tsc_sample();
+}
+
+/* TSC ticks per millisecond. */
+static uint32_t tsc_measure(void)
+{
+	struct tsc_sample now;
 
 	do {
-		b = tsc_sample();
-	} while (b.ns - a.ns < ns);
-	return (uint32_t)mul_div64(b.tsc - a.tsc, 1000000, b.ns - a.ns);
+		now = tsc_sample();
+	} while (now.ns - loaded.ns < TSC_WINDOW_NS);
+	return (uint32_t)mul_div64(now.tsc - loaded.tsc, 1000000, now.ns - loaded.ns);
 }
 
 /*
@@ -174,11 +184,8 @@ uint32_t base_tsc_khz(void)
 	told = tsc_told();
 	/* A hypervisor may pass on leaves that do not describe the clock its guest sees: believe, but look.
 	 */
-	seen = tsc_measure(told ? 1000000 : 10000000);
-	if (told && told / 2000 >= (told > seen ? told - seen : seen - told))
-		khz = told;
-	else
-		khz = told ? tsc_measure(10000000) : seen;
+	seen = tsc_measure();
+	khz = told && told / 2000 >= (told > seen ? told - seen : seen - told) ? told : seen;
 	atomic_store(&cached, khz);
 	return khz;
 }

@@ -52,15 +52,24 @@ void engine_code_destroy(struct engine_code *code)
 
 /* -- Cpus -- */
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1; Debian 12 has no name for it */
+#endif
+#define ICACHE_SIZE (sizeof(struct insn) << ICACHE_BITS)
+
 static struct insn *icache_map(void)
 {
-	size_t size = sizeof(struct insn) << ICACHE_BITS;
-	struct insn *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct insn *map =
+	    mmap(NULL, ICACHE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (map == MAP_FAILED)
-		return NULL;
-	madvise(map, size, MADV_HUGEPAGE);
-	return map; /* of zeros: every entry is ICACHE_EMPTY */
+	return map == MAP_FAILED ? NULL : map; /* of zeros: every entry is ICACHE_EMPTY */
+}
+
+void icache_settle(struct engine_cpu *c)
+{
+	c->icache_settled = true;
+	if (!madvise(c->icache, ICACHE_SIZE, MADV_HUGEPAGE))
+		madvise(c->icache, ICACHE_SIZE, MADV_COLLAPSE); /* where it fails, khugepaged has time */
 }
 
 int engine_cpu_create(struct engine_cpu **out, struct engine_code *code, const struct engine_port *port,
@@ -78,12 +87,11 @@ int engine_cpu_create(struct engine_cpu **out, struct engine_code *code, const s
 	err = c->icache ? fpu_create(c) : -ENOMEM;
 	if (err) {
 		if (c->icache)
-			munmap(c->icache, sizeof(struct insn) << ICACHE_BITS);
+			munmap(c->icache, ICACHE_SIZE);
 		base_free(c);
 		return err;
 	}
 	mmu_flush_all(c);
-	engine_revoke(c);
 	engine_reset(c, false);
 	mutex_lock(&code->lock);
 	c->code_next = code->cpus;
@@ -106,7 +114,7 @@ void engine_cpu_destroy(struct engine_cpu *c)
 	}
 	mutex_unlock(&code->lock);
 	fpu_destroy(c);
-	munmap(c->icache, sizeof(struct insn) << ICACHE_BITS);
+	munmap(c->icache, ICACHE_SIZE);
 	base_free(c);
 }
 

@@ -8,6 +8,11 @@
 #define ICACHE_BITS  16	  /* 3.6 million decodings in a kernel's boot; 15 bits: 10, 17 bits: 1.9 */
 #define ICACHE_EMPTY 0ULL /* no RIP in any mode has this key */
 
+/* Decodings after which the cache is worth huge pages: about as many entries as a huge page's worth of small pages
+ * holds. A guest that runs little code then costs little memory. */
+#define ICACHE_SETTLE 4096
+void icache_settle(struct engine_cpu *c);
+
 /* The cpu may change guest state from here on; waits while the world is stopped. */
 void run_enter(struct engine_cpu *c);
 void run_leave(struct engine_cpu *c);

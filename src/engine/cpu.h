@@ -151,7 +151,8 @@ struct insn {
 	uint8_t pad[42];
 } __attribute__((aligned(128)));
 
-/* Translation cache: one entry per linear page (direct-mapped). A tag that cannot match is ~0. */
+/* Translation cache: one entry per linear page (direct-mapped). Tags that cannot match: ~0, and the 0 of a new cpu,
+ * for generations begin at 1. */
 struct tlb_entry {
 	uint64_t rtag, wtag, xtag; /* linear page | c->tlb_key; wtag only while a write needs no slow path */
 	uint64_t addend;	   /* host address = linear + addend */
@@ -161,7 +162,7 @@ struct tlb_entry {
 
 /* Guest-physical pages: tables, and what the TLB forgot by a flush. */
 struct ptlb_entry {
-	uint64_t gpa; /* page address, ~0 = empty */
+	uint64_t tag; /* page address | 1; nothing that is even or ~0 matches */
 	uint8_t *host;
 	bool writable;
 };
@@ -246,9 +247,11 @@ struct engine_cpu {
 	uint64_t fetch_mode; /* mixed into insn.key */
 	struct tlb_entry tlb[TLB_ENTRIES];
 	struct ptlb_entry ptlb[PTLB_ENTRIES];
-	uint64_t pcid_gen[64];	/* PCID -> tlb generation */
-	bool tlb_large;		/* some entry stems from a large page: INVLPG flushes all */
-	struct insn *icache;	/* direct-mapped by RIP */
+	uint64_t pcid_gen[64]; /* PCID -> tlb generation */
+	bool tlb_large;	       /* some entry stems from a large page: INVLPG flushes all */
+	struct insn *icache;   /* direct-mapped by RIP */
+	uint32_t decodings;    /* into it, until it is settled on huge pages (code.h) */
+	bool icache_settled;
 	uint64_t tlb_large_map; /* hashed 1 GiB regions that large pages were cached from: INVLPG there
 				   flushes all */
 };

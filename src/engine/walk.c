@@ -118,7 +118,7 @@ enum engine_fill walk_page(struct engine_cpu *c, const struct walk *w, uint64_t 
 	struct ptlb_entry *e = &c->ptlb[(gpa >> PAGE_SHIFT) & (PTLB_ENTRIES - 1)];
 	enum engine_fill r;
 
-	if (e->gpa == at && (!write || e->writable)) {
+	if (e->tag == (at | 1) && (!write || e->writable)) {
 		*page = (struct engine_page){.host = e->host, .writable = e->writable};
 		return FILL_FIXED;
 	}
@@ -127,11 +127,11 @@ enum engine_fill walk_page(struct engine_cpu *c, const struct walk *w, uint64_t 
 		return r;
 	e->host = page->host;
 	e->writable = page->writable;
-	e->gpa = at;
+	e->tag = at | 1;
 	atomic_signal_fence(memory_order_seq_cst);
 	if (walk_seq(c) == w->seq)
 		return FILL_FIXED;
-	e->gpa = ~0ULL;
+	e->tag = 0;
 	return FILL_RETRY;
 }
 

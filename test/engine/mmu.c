@@ -303,7 +303,7 @@ static void changed_entry(void **state)
 	struct engine_cpu *c = r->c;
 
 	rig_long(r, 0);
-	c->ptlb[(PT >> 12) & (PTLB_ENTRIES - 1)] = (struct ptlb_entry){PT, r->ram + PT, false};
+	c->ptlb[(PT >> 12) & (PTLB_ENTRIES - 1)] = (struct ptlb_entry){PT | 1, r->ram + PT, false};
 	r->on_fill = change_pte;
 	assert_maps(r, 0x5000, ACC_READ, 0x7000);
 	assert_int_equal(get(r, PT + 5 * 8, 8), 0x7027);
@@ -339,7 +339,7 @@ static void revocation(void **state)
 	assert_maps(r, 0x5000, ACC_READ, 0x5000);
 	assert_int_equal(r->fills, 6);
 	assert_true(cached(c, entry(c, 0x5000)->rtag, 0x5000));
-	assert_int_equal(c->ptlb[5].gpa, 0x5000);
+	assert_int_equal(c->ptlb[5].tag, 0x5001);
 	/* The kick drops everything and rewinds an open window. */
 	assert_maps(r, 0x6000, ACC_READ, 0x6000);
 	before = atomic_load(&c->revoke_seq);
