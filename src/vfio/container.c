@@ -229,6 +229,7 @@ static long container_ioctl(struct file *f, uint32_t request, unsigned long arg)
 static void container_release(void *object)
 {
 	container_put(object);
+	vfio_file_gone();
 }
 
 const struct file_class vfio_container_class = {

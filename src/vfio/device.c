@@ -289,13 +289,16 @@ static long df_ioctl(struct file *f, uint32_t request, unsigned long arg)
 static void df_release(void *object)
 {
 	struct vfio_df *df = object;
+	bool cdev = !df->group_file;
 
-	if (df->group_file)
-		group_close_device(df);
-	else
+	if (cdev)
 		cdev_release(df);
+	else
+		group_close_device(df);
 	plugin_put(df->dev);
 	base_free(df);
+	if (cdev)
+		vfio_file_gone();
 }
 
 const struct file_class vfio_df_class = {

@@ -185,6 +185,8 @@ void cdev_release(struct vfio_df *df);
 
 /* -- Everybody's -- */
 
+/* A file that vfio_open made is released: last thing of its release. */
+void vfio_file_gone(void);
 /* The VMM's argument: the first `size` bytes, of which the first word (argsz) must be at least that; -EFAULT,
  * -EINVAL. */
 int arg_get(void *buf, unsigned long arg, size_t size);

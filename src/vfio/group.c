@@ -204,6 +204,7 @@ static void group_release(void *object)
 	if (c)
 		container_put(c);
 	plugin_put(g->device);
+	vfio_file_gone();
 }
 
 const struct file_class vfio_group_class = {

@@ -353,6 +353,7 @@ static void iommufd_release(void *object)
 	}
 	base_free(d->objects);
 	base_free(d);
+	vfio_file_gone();
 }
 
 const struct file_class vfio_iommufd_class = {

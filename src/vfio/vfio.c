@@ -85,6 +85,18 @@ dev_t vfio_device_number(const char *path)
 	return 0;
 }
 
+static int open_kind(enum kind kind, unsigned n, int access)
+{
+	switch (kind) {
+	case CONTAINER: return container_open(access);
+	case GROUP: return group_open(n, access);
+	case CDEV: return cdev_open(n, access);
+	case IOMMUFD: return iommufd_open(access);
+	case NOTHING: break;
+	}
+	return -ENOENT;
+}
+
 int vfio_open(const char *path, int flags)
 {
 	int access = flags & (O_ACCMODE | O_NONBLOCK | O_APPEND | O_CLOEXEC), n, r;
@@ -96,17 +108,22 @@ int vfio_open(const char *path, int flags)
 		return -EEXIST;
 	if (flags & O_DIRECTORY)
 		return -ENOTDIR;
-	r = files_start();
+	owner_adopt();
+	/* Arguments are read where the VMM may have unmapped them: our fault handlers are due while a file is open. */
+	r = base_sig_enable();
 	if (r)
 		return r;
-	switch (kind) {
-	case CONTAINER: return container_open(access);
-	case GROUP: return group_open((unsigned)n, access);
-	case CDEV: return cdev_open((unsigned)n, access);
-	case IOMMUFD: return iommufd_open(access);
-	case NOTHING: break;
-	}
-	return -ENOENT;
+	r = files_start();
+	if (!r)
+		r = open_kind(kind, (unsigned)n, access);
+	if (r < 0)
+		base_sig_disable();
+	return r;
+}
+
+void vfio_file_gone(void)
+{
+	base_sig_disable();
 }
 
 /* -- For KVM_DEV_TYPE_VFIO -- */
