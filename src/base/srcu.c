@@ -224,7 +224,8 @@ static void run_later(void *arg)
 
 void srcu_synchronize(struct srcu *s)
 {
-	note_wait(s);
+	if (!note_wait(s)) /* for itself: reported */
+		return;
 	wait_grace_period(s);
 	run_due(s);
 }
@@ -247,7 +248,7 @@ void srcu_call(struct srcu *s, struct srcu_head *head, void (*func)(struct srcu_
 	uint64_t seq;
 	bool left;
 
-	note_wait(s);
+	(void)note_wait(s);
 	base_fence(); /* the caller's unpublication is before `started` is read */
 	seq = atomic_load(&s->started) + 1;
 	*head = (struct srcu_head){.func = func, .seq = seq};
@@ -268,7 +269,8 @@ void srcu_barrier(struct srcu *s)
 {
 	uint32_t n;
 
-	note_wait(s);
+	if (!note_wait(s))
+		return;
 	wait_grace_period(s);
 	run_due(s);
 	atomic_fetch_add(&s->barriers, 1); /* F */
