@@ -122,6 +122,8 @@ static bool with_fd(long nr, const long a[6], long *r)
 	case SYS_dup: *r = do_dup((int)a[0]); return true;
 	case SYS_dup2: *r = do_dup2((int)a[0], (int)a[1]); return true;
 	case SYS_dup3: *r = do_dup3((int)a[0], (int)a[1], (int)a[2]); return true;
+	case SYS_pread64: *r = do_pread((int)a[0], (void *)a[1], (size_t)a[2], a[3]); return true;
+	case SYS_pwrite64: *r = do_pwrite((int)a[0], (void *)a[1], (size_t)a[2], a[3]); return true;
 	case SYS_fcntl: *r = do_fcntl((int)a[0], (int)a[1], (unsigned long)a[2]); return true;
 	case SYS_rt_sigaction:
 		*r = sys_sigaction((int)a[0], (void *)a[1], (void *)a[2], (size_t)a[3]);
