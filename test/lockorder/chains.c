@@ -104,7 +104,7 @@ static void update_beside_access(struct world *w)
 /* 6: an access to a port that the VMM serves; kvm->lock is outside vcpu->mutex at KVM_CREATE_VCPU. */
 static void port_exit(struct world *w)
 {
-	WORLD_RUN(w, 0xe6, 0xe4, 0x90);
+	WORLD_RUN(w, 0x90);
 }
 
 /* 8: the VMM changes a mapping while a memslot is updated. */
@@ -182,15 +182,31 @@ static void update_beside_two(struct world *w)
 	replace_slot(w);
 }
 
-/* A flush, for a changed mapping, while a vCPU looks whether its page's mapping is being changed. */
-static void stop_beside_fill(struct world *w)
+static pthread_barrier_t changing;
+
+/* A page outside guest memory is being changed. */
+static void *change(void *arg)
 {
 	struct mem_invalidation i;
 
-	/* A page outside guest memory is being changed: vCPUs look at the list. */
 	mem_invalidate_begin(&i, 0, PAGE_SIZE);
-	touch(w);
+	pthread_barrier_wait(&changing);
+	pthread_barrier_wait(&changing);
 	mem_invalidate_end(&i);
+	return NULL;
+}
+
+/* A flush, for a changed mapping, beside a vCPU that looks whether its page's mapping is being changed. */
+static void stop_beside_fill(struct world *w)
+{
+	pthread_t t;
+
+	pthread_barrier_init(&changing, NULL, 2);
+	pthread_create(&t, NULL, change, NULL);
+	pthread_barrier_wait(&changing);
+	touch(w);
+	pthread_barrier_wait(&changing);
+	pthread_join(t, NULL);
 	world_remap(w);
 }
 
