@@ -29,6 +29,8 @@ static int init_tables(void)
 
 	if (life.tables)
 		return 0;
+	/* Measured once, for 10 ms: not when the first VM is made. */
+	base_tsc_khz();
 	r = engine_init();
 	if (!r)
 		r = vcpu_init();
@@ -95,4 +97,14 @@ void life_put(void)
 	if (life.users && !--life.users)
 		base_sig_disable();
 	life_unlock();
+}
+
+unsigned life_users(void)
+{
+	unsigned n;
+
+	mutex_lock(&life.lock);
+	n = life.users;
+	mutex_unlock(&life.lock);
+	return n;
 }

@@ -11,5 +11,7 @@
  */
 int life_get(void);
 void life_put(void);
+/* How many there are; for leak checks in tests. */
+unsigned life_users(void);
 
 #endif

@@ -228,8 +228,9 @@ int kvm_create(struct kvm **out)
 		kvm_put(kvm);
 		return r;
 	}
-	registry_add(kvm);
+	/* From the list on, it is others' as well. */
 	kvm->stage = KVM_STAGE_LISTED;
+	registry_add(kvm);
 	*out = kvm;
 	return 0;
 }

@@ -340,6 +340,11 @@ void base_sig_disable(void)
 	base_bug_on(atomic_fetch_sub(&users, 1) <= 0);
 }
 
+int base_sig_users(void)
+{
+	return atomic_load(&users);
+}
+
 void base_sig_set_fault_hook(bool (*fn)(int sig, siginfo_t *info, void *ucontext))
 {
 	atomic_store(&fault_hook, fn);

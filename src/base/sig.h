@@ -39,6 +39,8 @@ struct sig_run {
 int base_sig_enable(void);
 /* 1->0 turns the hooks into pass-throughs; dispositions that we took stay ours. */
 void base_sig_disable(void);
+/* How many enabled and did not disable; for leak checks in tests. */
+int base_sig_users(void);
 
 /* What the shim calls for sigaction(2)/signal(2): EINVAL as the kernel; SIG_KICK is refused with EINVAL. */
 int base_sig_action(int sig, const struct sigaction *act, struct sigaction *old);

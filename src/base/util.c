@@ -91,9 +91,11 @@ void base_free(void *p)
 		free(b.raw);
 }
 
-void base_alloc_fail_at(long n)
+long base_alloc_fail_at(long n)
 {
-	atomic_store(&fail_at, n);
+	long left = atomic_exchange(&fail_at, n);
+
+	return MAX(left, 0L);
 }
 
 long base_alloc_live(void)

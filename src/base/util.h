@@ -29,8 +29,9 @@ void *base_zalloc(size_t size);
 void *base_zalloc_aligned(size_t align, size_t size);
 void base_free(void *p);
 
-/* Test hook: the n-th allocation from now (1 = the next) fails; 0 switches it off. Per process. */
-void base_alloc_fail_at(long n);
+/* Test hook: the n-th allocation from now (1 = the next) fails; 0 switches it off. Per process. Returns what was
+ * left of the number set before: 0 if that allocation was made and failed. */
+long base_alloc_fail_at(long n);
 /* Number of allocations not yet freed; for leak checks in tests. */
 long base_alloc_live(void);
 

@@ -49,13 +49,14 @@ static int map_code(struct cache *k)
 
 	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 every memfd is executable */
 		fd = memfd_create("userkvm-stubs", MFD_CLOEXEC);
+	if (fd < 0)
+		return -errno;
 	k->rw = k->rx = MAP_FAILED;
-	if (fd >= 0 && !ftruncate(fd, CODE_SIZE)) {
+	if (!ftruncate(fd, CODE_SIZE)) {
 		k->rw = mmap(NULL, CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		k->rx = mmap(NULL, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
 	}
-	if (fd >= 0)
-		close(fd);
+	close(fd);
 	if (k->rw != MAP_FAILED && k->rx != MAP_FAILED)
 		return 0;
 	if (k->rw != MAP_FAILED)
