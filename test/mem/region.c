@@ -200,41 +200,53 @@ static void every_allocation_may_fail(void **state)
 	struct world *w = *state;
 	struct mem *m = NULL;
 
-	for (long n = 1; n <= 5; n++) {
+	for (long n = 1; n <= 8; n++) {
 		base_alloc_fail_at(n);
 		assert_int_equal(mem_create(&m, &world_port, w, &w->srcu, &w->slots_lock), -ENOMEM);
 		base_alloc_fail_at(0);
 	}
-	try_update(w, LOG, 0x10000, 16 * PAGE_SIZE, 4);
-	try_update(w, LOG, 0x80000, 16 * PAGE_SIZE, 3);
+	try_update(w, LOG, 0x10000, 16 * PAGE_SIZE, 2);
+	try_update(w, LOG, 0x80000, 16 * PAGE_SIZE, 1);
 	try_update(w, 0, 0x80000, 16 * PAGE_SIZE, 0);
 	try_update(w, LOG, 0x80000, 16 * PAGE_SIZE, 1);
-	try_update(w, 0, 0x10000, 16 * PAGE_SIZE, 3);
-	try_update(w, 0, 0, 0, 1);
+	try_update(w, 0, 0x10000, 16 * PAGE_SIZE, 1);
+	try_update(w, 0, 0, 0, 0); /* a deletion cannot fail */
+	for (uint32_t n = 2; n < 2 + 16; n++)
+		assert_int_equal(set_region(w, n, 0, (uint64_t)n << 20, PAGE_SIZE, pool), 0);
+	try_update(w, 0, 0x10000, 16 * PAGE_SIZE, 3); /* a slot, and two larger sets */
+	try_update(w, 0, 0, 0, 0);
 	assert_false(mem_is_visible(w->mem, 0, 0x10000));
 }
 
-/* While a slot is being deleted or moved, vCPUs retry; the hypervisor's own accesses fail. */
+/* While a slot is being deleted or moved, vCPUs retry; the hypervisor's own accesses wait. */
 static struct mem_page during;
 static enum mem_fill_result during_result;
 static bool during_visible;
 static uint64_t during_gen;
-static int during_read;
+static pthread_t during_reader;
+
+/* Returns when the slot has gone. */
+static void *read_during(void *arg)
+{
+	struct world *w = arg;
+	char c;
+
+	return (void *)(long)mem_read(w->mem, 0, 0x10000, &c, 1);
+}
 
 static void look_during_flush(struct world *w)
 {
-	char c;
-
 	during_result = mem_fill(w->mem, 0, 0x10000, true, &during);
 	during_visible = mem_is_visible(w->mem, 0, 0x10000);
 	during_gen = mem_generation(w->mem);
-	during_read = mem_read(w->mem, 0, 0x10000, &c, 1);
+	pthread_create(&during_reader, NULL, read_during, w);
 }
 
 static void invalid_slots_give_retry(void **state)
 {
 	struct world *w = *state;
 	struct mem_page p;
+	void *r;
 
 	assert_int_equal(set_region(w, 1, 0, 0x10000, 16 * PAGE_SIZE, pool), 0);
 	assert_int_equal(mem_fill(w->mem, 0, 0x10000, true, &p), MEM_FIXED);
@@ -243,7 +255,8 @@ static void invalid_slots_give_retry(void **state)
 	assert_int_equal(w->flushes, 1);
 	assert_int_equal(during_result, MEM_RETRY);
 	assert_false(during_visible);
-	assert_int_equal(during_read, -EFAULT);
+	pthread_join(during_reader, &r);
+	assert_int_equal((long)r, -EFAULT);
 	assert_true(during_gen >> 63);
 	assert_false(mem_generation(w->mem) >> 63);
 	assert_int_equal(mem_fill(w->mem, 0, 0x10000, true, &p), MEM_MMIO);
