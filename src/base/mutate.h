@@ -25,6 +25,8 @@
 	M(SYNC_IN_IRQ, "a routing update synchronises before it drops irq_lock")                         \
 	M(ACK_TAKES_IRQ, "an ack notifier takes irq_lock")                                               \
 	M(LOAD_IN_LOCK, "the libc's loader or fork handlers are called under a lock of ours")            \
+	M(LINK_IN_GROUP, "a VFIO group's link to its VM is set under group_lock, not under a leaf") \
+	M(PUT_IN_GROUP, "what a closed VFIO device held is put under group_lock and dev_set->lock") \
 	M(PUT_UNDER_LOCK, "a VM's reference is put under a spinlock")                                    \
 	M(COPY_UNDER_SPIN, "guest memory is written under a spinlock")                                   \
 	M(STOP_UNDER_LOCK, "a flush runs under a lock that a vCPU takes")                                \

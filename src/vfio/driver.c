@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "base/sys.h"
+#include "base/mutate.h"
 #include "vfio/device.h"
 
 #define DRIVER_SYMBOL "userkvm_driver"
@@ -107,37 +108,51 @@ static bool is_usable(const struct userkvm_driver *d)
 	return true;
 }
 
-/* plugin_lock held. */
-static int load(struct vfio_device *dev)
+static void unload(void *handle)
 {
-	struct vfio_plugin *p = dev->plugin;
-	const struct userkvm_driver *d = NULL;
+	if (!handle)
+		return;
+	lock_host_enter();
+	dlclose(handle);
+	lock_host_leave();
+}
+
+/* One more reference to the library, which the loader counts. No lock of ours is held: the loader runs constructors,
+ * others' included, under its own. */
+static int load(const struct vfio_plugin *p, void **handle, const struct userkvm_driver **d)
+{
 	const char *why;
 
-	p->handle = dlopen(p->path, RTLD_NOW | RTLD_LOCAL);
-	why = p->handle ? "no driver table that this version knows" : dlerror();
-	if (p->handle)
-		d = dlsym(p->handle, DRIVER_SYMBOL);
-	if (d && is_usable(d)) {
-		dev->drv = d;
+	lock_host_enter();
+	*handle = dlopen(p->path, RTLD_NOW | RTLD_LOCAL);
+	lock_host_leave();
+	why = *handle ? "no driver table that this version knows" : dlerror();
+	*d = *handle ? dlsym(*handle, DRIVER_SYMBOL) : NULL;
+	if (*d && is_usable(*d))
 		return 0;
-	}
-	if (p->handle)
-		dlclose(p->handle);
-	p->handle = NULL;
+	unload(*handle);
 	base_log(LOG_ERROR, "vfio: %s: %s", p->path, why);
 	return -ENODEV;
 }
 
 int plugin_get(struct vfio_device *dev)
 {
-	int r = 0;
+	const struct userkvm_driver *d = NULL;
+	struct vfio_plugin *p = dev->plugin;
+	void *handle = NULL;
+	int r;
 
-	mutex_lock(&plugin_lock);
-	if (dev->plugin->path && !dev->plugin->handle)
-		r = load(dev);
+	if (mutated(MUTATE_LOAD_IN_LOCK))
+		mutex_lock(&plugin_lock);
+	r = p->path ? load(p, &handle, &d) : 0;
+	if (!mutated(MUTATE_LOAD_IN_LOCK))
+		mutex_lock(&plugin_lock);
 	if (!r)
-		dev->plugin->users++;
+		p->users++;
+	if (handle && !r) {
+		p->handle = handle; /* the same for each user */
+		dev->drv = d;
+	}
 	mutex_unlock(&plugin_lock);
 	return r;
 }
@@ -145,12 +160,14 @@ int plugin_get(struct vfio_device *dev)
 void plugin_put(struct vfio_device *dev)
 {
 	struct vfio_plugin *p = dev->plugin;
+	void *handle;
 
 	mutex_lock(&plugin_lock);
-	if (!--p->users && p->handle) {
+	handle = p->handle;
+	if (!--p->users && handle) {
 		dev->drv = NULL;
-		dlclose(p->handle);
 		p->handle = NULL;
 	}
 	mutex_unlock(&plugin_lock);
+	unload(handle);
 }

@@ -2,6 +2,7 @@
 /* /dev/vfio/N: a group of one device. errno as in the kernel (drivers/vfio, 6.1 and newer). */
 #include <fcntl.h>
 
+#include "base/mutate.h"
 #include "base/sys.h"
 #include "vfio/device.h"
 
@@ -124,6 +125,10 @@ static void close_device(struct vfio_group *g, struct vfio_df *df)
 	mutex_lock(&g->lock);
 	mutex_lock(&df->dev->set.lock);
 	device_close(df, &drop);
+	if (mutated(MUTATE_PUT_IN_GROUP)) {
+		device_drop(&drop);
+		drop = (struct vfio_dropped){.fd = -1};
+	}
 	mutex_unlock(&df->dev->set.lock);
 	g->users--;
 	mutex_unlock(&g->lock);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/sysmacros.h>
 
+#include "base/mutate.h"
 #include "vfio/device.h"
 
 #define MISC_MAJOR 10
@@ -155,9 +156,15 @@ bool vfio_file_is_valid(struct file *f)
 void vfio_file_set_kvm(struct file *f, struct kvm_file *kvm)
 {
 	struct vfio_kvm_reference *link;
+	struct vfio_device *dev = linkable(f, &link);
 
-	if (linkable(f, &link))
+	if (dev && mutated(MUTATE_LINK_IN_GROUP)) {
+		mutex_lock(&dev->group->lock);
+		link->file = kvm;
+		mutex_unlock(&dev->group->lock);
+	} else if (dev) {
 		link_set(link, kvm);
+	}
 }
 
 bool vfio_file_is_coherent(struct file *f)
