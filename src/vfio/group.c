@@ -165,11 +165,13 @@ static long get_device_fd(struct file *f, unsigned long arg)
 	if (!r) {
 		/* The group's file, and so the driver, stays until the device's is closed. */
 		file_get_again(f);
-		plugin_get(df->dev);
-		r = file_install(df->file, df, true);
-		if (r >= 0)
-			return r;
-		plugin_put(df->dev);
+		r = plugin_get(df->dev);
+		if (!r) {
+			r = file_install(df->file, df, true);
+			if (r >= 0)
+				return r;
+			plugin_put(df->dev);
+		}
 		close_device(g, df);
 		file_put(f);
 	}
