@@ -75,7 +75,8 @@ struct irq_vm {
 	_Atomic(struct lapic *) lapics[IRQ_LAPICS];
 	_Atomic unsigned nr_slots;	/* slots ever used */
 	_Atomic(struct apic_map *) map; /* NULL: no memory, every LAPIC is asked */
-	struct mutex irqfd_lock;	/* the two lists below */
+	struct mutex irqfd_lock;	/* assign, deassign; the two lists below */
+	struct spinlock irqfds_lock; /* the irqfds list and their cached routes, with irqfd_lock to change */
 	struct irqfd *irqfds;
 	struct resampler *resamplers;
 };
@@ -111,6 +112,18 @@ void irq_notify_mask(struct irq_vm *v, enum irq_chip chip, unsigned pin, bool ma
 void irq_eoi(struct lapic *l, uint8_t vector, bool level, bool directed);
 /* True if the end of this vector must reach a chip: PV EOI may not hide it. irq_srcu held. */
 bool irq_eoi_needed(struct lapic *l, uint8_t vector);
+
+/* A message that a GSI is routed to. */
+struct irq_msi {
+	uint32_t lo, hi, data;
+};
+/* True if a message is all that gsi is routed to. irq_srcu or irq_lock held. */
+bool irq_route_msi(struct irq_vm *v, uint32_t gsi, struct irq_msi *msi);
+void irq_send_msi(struct irq_vm *v, const struct irq_msi *msi); /* irq_srcu held */
+
+/* -- irqfd.c -- */
+/* The table has changed: every irqfd caches its route anew. irq_lock held. */
+void irqfd_refresh(struct irq_vm *v);
 
 /* -- pic.c -- */
 int pic_create(struct irq_vm *v); /* -ENOMEM, -ENOSPC */

@@ -16,6 +16,7 @@ int irq_create(struct irq_vm **out, const struct irq_port *port, void *ctx, stru
 	v->slots_lock = slots_lock;
 	mutex_init(&v->lock, LOCK_IRQ);
 	mutex_init(&v->irqfd_lock, LOCK_RESAMPLER);
+	spin_init(&v->irqfds_lock, LOCK_IRQFDS);
 	spin_init(&v->map_lock, LOCK_LAPIC);
 	r = srcu_init(&v->srcu, LOCK_SRCU_IRQ);
 	if (r < 0)

@@ -1,12 +1,26 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * irqfds: an eventfd that raises a GSI (api.rst 4.75, systems.md C9). The event loop waits for the eventfd,
- * takes its counter and injects through the routing table that is current then: nothing is cached, so a
- * table swap can neither lose an event nor send it to an old route.
+ * takes its counter and injects. A GSI that is routed to one message has it cached in its irqfd, under a
+ * sequence count; every other goes through the table.
+ *
+ * Why a swapped table can neither lose an event nor send it to an old route once the swap has returned:
+ *   - An irqfd on the list has the route of the newest table, but for the moment between the table's
+ *     publication and the refresh that follows it under the same irq_lock. One that is being made reads the
+ *     table and joins the list in one section of irqfds.lock: if that section is before the refresh's, the
+ *     refresh finds the irqfd; if after, the table it reads is the new one.
+ *   - An event reads its route inside a section of irq_srcu and delivers in that same section. The swap
+ *     synchronises irq_srcu after the refresh: a section that may have read the old route began before and is
+ *     waited for; one that begins later reads the new route (srcu.c, A and B).
+ *   - The route's words belong together: the reader takes them again if the count was odd or has moved. The
+ *     count is odd for a few stores only, and nobody waits while it is.
+ *   - The eventfd's counter is taken once, before the route is read; whatever the route is then, one delivery
+ *     follows. An irqfd leaves the list only after its last event: until then it is refreshed.
  *
  * With resample the line stays up, driven by a source of its own, until the guest acknowledges it; then
  * it goes down and every resamplefd of that GSI is signalled, so that a device still asking raises it anew.
  */
+#include <sched.h>
 #include <sys/epoll.h>
 
 #include "base/eventfd.h"
@@ -22,28 +36,118 @@ struct resampler {
 };
 
 struct irqfd {
-	struct irqfd *next; /* irqfd_lock */
+	struct irqfd *next; /* irqfd_lock and irqfds_lock */
 	struct irq_vm *vm;
 	uint32_t gsi;
 	struct base_eventfd efd, resamplefd;
 	struct loop_fd watch;
 	struct resampler *resampler; /* NULL without resample */
 	_Atomic(struct irqfd *) next_member;
+	/* The cached route; written under irqfds_lock. */
+	_Atomic uint32_t seq; /* odd: being written */
+	_Atomic bool is_msi;  /* false: the table decides */
+	_Atomic uint32_t lo, hi, data;
 };
 
+/* -- The cached route -- */
+
+#define relaxed_set(p, v) atomic_store_explicit(p, v, memory_order_relaxed)
+#define relaxed_get(p)	  atomic_load_explicit(p, memory_order_relaxed)
+
+/* Caches the route that the table has now. irqfds_lock, and irq_srcu or irq_lock held. */
+static void cache_route(struct irqfd *f)
+{
+	uint32_t seq = relaxed_get(&f->seq);
+	struct irq_msi m = {0};
+	bool is_msi = irq_route_msi(f->vm, f->gsi, &m);
+
+	relaxed_set(&f->seq, seq + 1);
+	base_fence(); /* odd before the words; pairs with the reader's fence */
+	relaxed_set(&f->is_msi, is_msi);
+	relaxed_set(&f->lo, m.lo);
+	relaxed_set(&f->hi, m.hi);
+	relaxed_set(&f->data, m.data);
+	atomic_store_explicit(&f->seq, seq + 2, memory_order_release); /* pairs with the reader's acquire */
+}
+
+/* Reads it; true if it is a message. irq_srcu held. */
+static bool cached_route(const struct irqfd *f, struct irq_msi *m)
+{
+	uint32_t seq;
+	bool is_msi;
+
+	for (;;) {
+		seq = atomic_load_explicit(&f->seq, memory_order_acquire);
+		is_msi = relaxed_get(&f->is_msi);
+		*m = (struct irq_msi){relaxed_get(&f->lo), relaxed_get(&f->hi), relaxed_get(&f->data)};
+		base_fence(); /* the words before the second look */
+		if (!(seq & 1) && relaxed_get(&f->seq) == seq)
+			return is_msi;
+		sched_yield(); /* the writer may have lost its CPU */
+	}
+}
+
+void irqfd_refresh(struct irq_vm *v)
+{
+	lock_assert_held(&v->lock);
+	spin_lock(&v->irqfds_lock);
+	for (struct irqfd *f = v->irqfds; f; f = f->next)
+		cache_route(f);
+	spin_unlock(&v->irqfds_lock);
+}
+
+/* Puts f on the list with the route of now. irqfd_lock held. */
+static void list_add(struct irqfd *f)
+{
+	struct irq_vm *v = f->vm;
+	int idx = irq_enter(v);
+
+	spin_lock(&v->irqfds_lock);
+	cache_route(f);
+	f->next = v->irqfds;
+	v->irqfds = f;
+	spin_unlock(&v->irqfds_lock);
+	irq_leave(v, idx);
+}
+
+/* Takes it off. irqfd_lock held. */
+static void list_del(struct irqfd *f)
+{
+	struct irqfd **at = &f->vm->irqfds;
+
+	spin_lock(&f->vm->irqfds_lock);
+	while (*at != f)
+		at = &(*at)->next;
+	*at = f->next;
+	spin_unlock(&f->vm->irqfds_lock);
+}
+
 /* -- Events -- */
+
+/* Injects once: by the cached route, or by the table. */
+static void inject(struct irqfd *f)
+{
+	struct irq_msi m;
+	int idx = irq_enter(f->vm);
+
+	if (cached_route(f, &m)) {
+		irq_send_msi(f->vm, &m);
+	} else {
+		irq_set_line(f->vm, IRQ_SOURCE_USER, f->gsi, 1, NULL);
+		irq_set_line(f->vm, IRQ_SOURCE_USER, f->gsi, 0, NULL);
+	}
+	irq_leave(f->vm, idx);
+}
 
 /* Takes what the eventfd has counted and injects once for it. */
 static void take_event(struct irqfd *f)
 {
 	if (!base_eventfd_drain(&f->efd))
 		return;
-	if (f->resampler) {
+	if (f->resampler)
 		irq_set_line(f->vm, IRQ_SOURCE_RESAMPLE, f->gsi, 1, NULL);
-		return;
-	}
-	irq_set_line(f->vm, IRQ_SOURCE_USER, f->gsi, 1, NULL);
-	irq_set_line(f->vm, IRQ_SOURCE_USER, f->gsi, 0, NULL);
+	else
+		inject(f);
 }
 
 static void on_event(void *arg, uint32_t events)
@@ -121,11 +225,12 @@ static void irqfd_free(struct irqfd *f)
 	base_free(f);
 }
 
-/* Stops watching; what was signalled before is still injected. f is off the list. */
+/* Stops watching; what was signalled before is still injected, by a route that is still refreshed. */
 static void shutdown_irqfd(struct irqfd *f)
 {
 	loop_fd_del(&f->watch);
 	take_event(f);
+	list_del(f);
 	if (f->resampler)
 		leave_resampler(f);
 	irqfd_free(f);
@@ -167,16 +272,15 @@ static int irqfd_bind(struct irq_vm *v, struct irqfd *f, bool resample)
 	r = resample ? join_resampler(f) : 0;
 	if (r < 0)
 		return r;
+	list_add(f);
 	f->watch = (struct loop_fd){.fd = f->efd.fd, .events = EPOLLIN, .fn = on_event, .arg = f};
 	r = loop_fd_add(&f->watch); /* an event from before fires at once */
 	if (r < 0) {
+		list_del(f);
 		if (f->resampler)
 			leave_resampler(f);
-		return r;
 	}
-	f->next = v->irqfds;
-	v->irqfds = f;
-	return 0;
+	return r;
 }
 
 static int assign(struct irq_vm *v, const struct kvm_irqfd *args)
@@ -203,22 +307,17 @@ static int assign(struct irq_vm *v, const struct kvm_irqfd *args)
 static int deassign(struct irq_vm *v, const struct kvm_irqfd *args)
 {
 	struct base_eventfd efd;
-	struct irqfd **at;
+	struct irqfd *f, *next;
 	int r = base_eventfd_peek(&efd, args->fd);
 
 	if (r < 0)
 		return r;
 	base_eventfd_learn(&efd);
 	mutex_lock(&v->irqfd_lock);
-	for (at = &v->irqfds; *at;) {
-		struct irqfd *f = *at;
-
-		if (f->gsi != args->gsi || !base_eventfd_same(&f->efd, &efd)) {
-			at = &f->next;
-			continue;
-		}
-		*at = f->next;
-		shutdown_irqfd(f);
+	for (f = v->irqfds; f; f = next) {
+		next = f->next;
+		if (f->gsi == args->gsi && base_eventfd_same(&f->efd, &efd))
+			shutdown_irqfd(f);
 	}
 	mutex_unlock(&v->irqfd_lock);
 	return 0;
@@ -236,11 +335,7 @@ int irq_irqfd(struct irq_vm *v, const struct kvm_irqfd *args)
 void irq_release_irqfds(struct irq_vm *v)
 {
 	mutex_lock(&v->irqfd_lock);
-	while (v->irqfds) {
-		struct irqfd *f = v->irqfds;
-
-		v->irqfds = f->next;
-		shutdown_irqfd(f);
-	}
+	while (v->irqfds)
+		shutdown_irqfd(v->irqfds);
 	mutex_unlock(&v->irqfd_lock);
 }

@@ -109,6 +109,25 @@ int irq_set_line(struct irq_vm *v, unsigned source, uint32_t gsi, int level, int
 	return 0;
 }
 
+bool irq_route_msi(struct irq_vm *v, uint32_t gsi, struct irq_msi *msi)
+{
+	const struct irq_table *t = srcu_dereference(v->table);
+	const struct route *r;
+
+	if (gsi >= t->nr_gsi || t->first[gsi + 1] - t->first[gsi] != 1)
+		return false;
+	r = &t->r[t->first[gsi]];
+	*msi = (struct irq_msi){r->lo, r->hi, r->data};
+	return r->to == ROUTE_MSI;
+}
+
+void irq_send_msi(struct irq_vm *v, const struct irq_msi *msi)
+{
+	struct irq_msg m = decode(v, msi->lo, msi->hi, msi->data);
+
+	irq_deliver(v, NULL, &m, NULL);
+}
+
 /* -- Building a table -- */
 
 /* The route that an entry asks for. -EINVAL. */
@@ -234,13 +253,15 @@ static int build_table(const struct irq_vm *v, bool chips, const struct kvm_irq_
 	return r;
 }
 
-/* Publishes t and waits until nobody uses the old one: no interrupt takes an old route afterwards. */
+/* Publishes t, refreshes what irqfds have cached, and waits until nobody uses what was before: no interrupt
+ * takes an old route afterwards. The wait is after irq_lock: an ack notifier may want it under irq_srcu. */
 static void install(struct irq_vm *v, struct irq_table *t)
 {
 	struct irq_table *old;
 
 	mutex_lock(&v->lock);
 	old = atomic_exchange(&v->table, t); /* pairs with srcu_dereference in the readers */
+	irqfd_refresh(v);
 	if (!mutated(MUTATE_SYNC_IN_IRQ))
 		mutex_unlock(&v->lock);
 	if (old)

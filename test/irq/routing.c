@@ -3,34 +3,6 @@
  * make check T=irq/routing */
 #include "world.h"
 
-static int setup(void **state)
-{
-	world_begin(IRQ_MODE_KERNEL, 2);
-	enable_all();
-	outb(0x21, 0xff);
-	outb(0xa1, 0xff);
-	return 0;
-}
-
-static int setup_split(void **state)
-{
-	world_begin(IRQ_MODE_SPLIT, 2);
-	enable_all();
-	return 0;
-}
-
-static int setup_none(void **state)
-{
-	world_begin(IRQ_MODE_NONE, 0);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	world_end();
-	return 0;
-}
-
 static struct kvm_irq_routing_entry chip(uint32_t gsi, uint32_t c, uint32_t pin)
 {
 	return (struct kvm_irq_routing_entry){
@@ -217,14 +189,14 @@ static void swap_under_fire(void **state)
 	assert_true(lapic_bit(w.cpu[1].l, APIC_IRR, 0x51));
 }
 
-#define T(f, s) cmocka_unit_test_setup_teardown(f, s, teardown)
+#define T(f, s) cmocka_unit_test_setup_teardown(f, s, world_done)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    T(without_irqchip, setup_none),	 T(refusals, setup),
-	    T(split_refuses_chips, setup_split), T(defaults, setup),
-	    T(swap_under_fire, setup),
+	    T(without_irqchip, world_none),	 T(refusals, world_kernel),
+	    T(split_refuses_chips, world_split), T(defaults, world_kernel),
+	    T(swap_under_fire, world_kernel),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

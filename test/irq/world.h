@@ -110,6 +110,12 @@ static inline void world_end(void)
 #endif
 }
 
+static inline int world_done(void **state)
+{
+	world_end();
+	return 0;
+}
+
 /* -- Guest accesses -- */
 
 static inline void outb(uint16_t port, uint8_t v)
@@ -150,6 +156,29 @@ static inline void enable_all(void)
 
 	for (i = 0; i < w.ncpus; i++)
 		lw(i, APIC_SPIV, 0x1ff);
+}
+
+/* Worlds of two vCPUs: PIC masked and IOAPIC; only LAPICs; and nothing at all. */
+static inline int world_kernel(void **state)
+{
+	world_begin(IRQ_MODE_KERNEL, 2);
+	enable_all();
+	outb(0x21, 0xff);
+	outb(0xa1, 0xff);
+	return 0;
+}
+
+static inline int world_split(void **state)
+{
+	world_begin(IRQ_MODE_SPLIT, 2);
+	enable_all();
+	return 0;
+}
+
+static inline int world_none(void **state)
+{
+	world_begin(IRQ_MODE_NONE, 0);
+	return 0;
 }
 
 static inline int pending(unsigned cpu)
