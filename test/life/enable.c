@@ -44,6 +44,7 @@ static int works(int sys)
 
 	CHECK(vm >= 0);
 	CHECK(call((int)vm, KVM_CREATE_VCPU, NULL) >= 0);
+	CHECK(enabled() && !base_bug_count());
 	return 0;
 }
 

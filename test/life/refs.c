@@ -129,21 +129,40 @@ static void misuse(void **state)
 
 #define THREADS 8
 
+struct mortal {
+	struct kvm_file handle;
+	_Atomic int destroyed;
+};
+
+#define MORTALS 64
+
 static struct {
-	struct vm_a vm;
+	struct mortal vm[MORTALS];
 	pthread_barrier_t start, end;
 	_Atomic uint64_t late; /* references had after destruction began */
 	_Atomic uint64_t had;
-	_Atomic int destroyed;
 	_Atomic bool over;
 } race;
 
-static void destroy_race(struct kvm_file *file)
+static void destroy_mortal(struct kvm_file *file)
 {
-	atomic_fetch_add(&race.destroyed, 1);
+	atomic_fetch_add(&container_of(file, struct mortal, handle)->destroyed, 1);
 }
 
-static const struct kvm_file_ops ops_race = {.destroy = destroy_race};
+static const struct kvm_file_ops ops_mortal = {.destroy = destroy_mortal};
+
+/* Takes and gives back; not for ever: eight threads could keep one alive among themselves. */
+static void try_one(struct mortal *vm)
+{
+	for (int i = 0; i < 4; i++) {
+		bool dead = atomic_load(&vm->destroyed) != 0;
+
+		if (!kvm_file_get_safe(&vm->handle))
+			return;
+		atomic_fetch_add_explicit(dead ? &race.late : &race.had, 1, memory_order_relaxed);
+		kvm_file_put(&vm->handle);
+	}
+}
 
 static void *try_get(void *arg)
 {
@@ -151,16 +170,25 @@ static void *try_get(void *arg)
 		pthread_barrier_wait(&race.start);
 		if (atomic_load(&race.over))
 			return NULL;
-		/* Not for ever: eight of them could keep it alive among themselves. */
-		for (int i = 0; i < 50; i++) {
-			bool dead = atomic_load(&race.destroyed) != 0;
-
-			if (!kvm_file_get_safe(&race.vm.handle))
-				break;
-			atomic_fetch_add(dead ? &race.late : &race.had, 1);
-			kvm_file_put(&race.vm.handle);
-		}
+		for (int i = 0; i < MORTALS; i++)
+			try_one(&race.vm[i]);
 		pthread_barrier_wait(&race.end);
+	}
+}
+
+static void last_puts(void)
+{
+	for (int i = 0; i < MORTALS; i++) {
+		make(&race.vm[i].handle, &ops_mortal, 1);
+		atomic_store(&race.vm[i].destroyed, 0);
+	}
+	pthread_barrier_wait(&race.start);
+	for (int i = 0; i < MORTALS; i++)
+		kvm_file_put(&race.vm[i].handle);
+	pthread_barrier_wait(&race.end);
+	for (int i = 0; i < MORTALS; i++) {
+		assert_int_equal(atomic_load(&race.vm[i].destroyed), 1);
+		assert_int_equal(ref_read(&race.vm[i].handle.users), 0);
 	}
 }
 
@@ -177,25 +205,15 @@ static void last_put(void **state)
 	pthread_barrier_init(&race.end, NULL, THREADS + 1);
 	for (int i = 0; i < THREADS; i++)
 		pthread_create(&threads[i], NULL, try_get, NULL);
-	while (torture_more(&t)) {
-		make(&race.vm.handle, &ops_race, 1);
-		atomic_store(&race.destroyed, 0);
-		pthread_barrier_wait(&race.start);
-		/* Often everybody is in the middle of it. */
-		if (t.round % 2 == 0)
-			sched_yield();
-		kvm_file_put(&race.vm.handle);
-		pthread_barrier_wait(&race.end);
-		assert_int_equal(atomic_load(&race.destroyed), 1);
-		assert_int_equal(ref_read(&race.vm.handle.users), 0);
-	}
+	while (torture_more(&t))
+		last_puts();
 	atomic_store(&race.over, true);
 	pthread_barrier_wait(&race.start);
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
 	assert_int_equal(atomic_load(&race.late), 0);
 	assert_true(atomic_load(&race.had) > 0);
-	torture_end(&t, "last put");
+	torture_end(&t, "last put (64 objects a round)");
 }
 
 /* -- The layout -- */
