@@ -10,6 +10,7 @@ struct piece {
 	uint8_t *host; /* NULL: a device, or read-only memory being written */
 	uint64_t gpa, seq, lin;
 	unsigned len;
+	bool tracked;
 };
 
 struct span {
@@ -185,7 +186,13 @@ _Noreturn void access_bad(struct engine_cpu *c)
 
 static void piece_translate(struct engine_cpu *c, struct piece *p, unsigned acc)
 {
-	p->host = mmu_translate(c, p->lin, acc, &p->gpa, &p->seq);
+	struct place at;
+
+	mmu_translate(c, p->lin, acc, &at);
+	p->host = at.host;
+	p->gpa = at.gpa;
+	p->seq = at.seq;
+	p->tracked = at.tracked;
 }
 
 #define ACC_ANY 8 /* not checked for alignment: vectors, images */
@@ -288,6 +295,28 @@ static enum raw raw_piece(struct engine_cpu *c, struct piece *p, uint8_t *buf, b
 	return left < 0 ? RAW_BAD : left ? RAW_MOVED : RAW_OK;
 }
 
+void access_told(struct engine_cpu *c, uint64_t gpa, const void *data, unsigned len)
+{
+	port_enter(c);
+	c->port->tracked(c->ctx, gpa, data, len);
+	port_leave(c);
+}
+
+static inline void piece_told(struct engine_cpu *c, const struct piece *p, const void *data)
+{
+	if (unlikely(p->tracked))
+		access_told(c, p->gpa, data, p->len);
+}
+
+/* What `new` did to a span of RAM, after it was written. */
+static void span_told(struct engine_cpu *c, const struct span *s, const void *new)
+{
+	for (unsigned k = 0; k < s->n; k++) {
+		piece_told(c, &s->p[k], new);
+		new = (const uint8_t *)new + s->p[k].len;
+	}
+}
+
 /* As raw_piece, but translates again after a revocation and asks the device where there is no RAM. */
 static void piece_io(struct engine_cpu *c, struct piece *p, unsigned acc, uint8_t *buf, bool write)
 {
@@ -297,7 +326,10 @@ static void piece_io(struct engine_cpu *c, struct piece *p, unsigned acc, uint8_
 			return;
 		}
 		switch (raw_piece(c, p, buf, write)) {
-		case RAW_OK: return;
+		case RAW_OK:
+			if (write)
+				piece_told(c, p, buf);
+			return;
 		case RAW_BAD: access_bad(c);
 		case RAW_MOVED: piece_translate(c, p, acc); break;
 		}
@@ -478,8 +510,13 @@ static enum raw rmw_frozen(struct engine_cpu *c, struct span *s, rmw_fn fn, uint
 			half = raw_piece(c, hi, buf + lo->len, true);
 	}
 	resume_world(c);
+	if (r != RAW_OK)
+		return r;
+	piece_told(c, lo, buf);
 	if (half != RAW_OK) /* revoked between the halves: the second one is owed */
 		piece_io(c, hi, s->acc, buf + lo->len, true);
+	else
+		piece_told(c, hi, buf + lo->len);
 	return r;
 }
 
@@ -496,21 +533,24 @@ static enum raw rmw_locked(struct engine_cpu *c, struct span *s, unsigned size, 
 		*flags = c->rflags;
 		new = fn(*old, src, flags);
 		r = raw_cas(c, s->p[0].host, s->p[0].seq, &seen, new, size);
-		if (r != RAW_OK || seen == *old)
+		if (r != RAW_OK)
 			return r;
+		if (seen == *old) {
+			span_told(c, s, &new);
+			return r;
+		}
 		*old = seen;
 	}
 }
 
-uint64_t access_rmw(struct engine_cpu *c, const struct insn *i, uint64_t lin, unsigned size, rmw_fn fn,
-		    uint64_t src, bool locked)
+static uint64_t rmw(struct engine_cpu *c, uint64_t lin, unsigned size, rmw_fn fn, uint64_t src, bool locked,
+		    unsigned acc)
 {
 	uint64_t old = 0, flags, new;
 	struct span s;
 
-	check_canonical(c, i, lin, size);
 	for (;;) {
-		span_resolve(c, &s, lin, size, ACC_WRITE);
+		span_resolve(c, &s, lin, size, ACC_WRITE | acc);
 		if (locked && span_ram(&s)) {
 			enum raw r = rmw_locked(c, &s, size, fn, src, &old, &flags);
 
@@ -528,6 +568,24 @@ uint64_t access_rmw(struct engine_cpu *c, const struct insn *i, uint64_t lin, un
 		c->rflags = flags;
 		return old;
 	}
+}
+
+uint64_t access_rmw(struct engine_cpu *c, const struct insn *i, uint64_t lin, unsigned size, rmw_fn fn,
+		    uint64_t src, bool locked)
+{
+	check_canonical(c, i, lin, size);
+	return rmw(c, lin, size, fn, src, locked, 0);
+}
+
+/* rmw_fn: src is the mask for AND, and the one for OR above it. */
+static uint64_t and_or_fn(uint64_t old, uint64_t src, uint64_t *rflags)
+{
+	return (old & (src & 0xff)) | src >> 8;
+}
+
+void access_rmw8_sys(struct engine_cpu *c, uint64_t lin, uint8_t and, uint8_t or)
+{
+	rmw(c, lin, 1, and_or_fn, and | (uint64_t) or << 8, true, ACC_SYS);
 }
 
 struct cas {
@@ -567,8 +625,12 @@ bool guest_cmpxchg16(struct engine_cpu *c, uint64_t lin, uint64_t old[2], const 
 		r = raw_cas128(c, s.p[0].host, s.p[0].seq, seen, val);
 		if (r == RAW_BAD)
 			access_bad(c);
-		if (r == RAW_OK)
+		if (r == RAW_OK) {
+			bool equal = seen[0] == expect[0] && seen[1] == expect[1];
+
+			span_told(c, &s, equal ? val : seen);
 			goto out;
+		}
 	}
 	/* A device: aligned callers never straddle. */
 	span_io(c, &s, seen, false);

@@ -306,6 +306,8 @@ void guest_probe(struct engine_cpu *c, uint64_t lin, unsigned len, bool write);
 /* Locked compare-exchange, also across pages and on MMIO; size 1 2 4 8. True if *old matched, else *old =
  * seen. */
 bool guest_cmpxchg(struct engine_cpu *c, uint64_t lin, uint64_t *old, uint64_t val, unsigned size);
+/* *lin = (*lin & and) | or, locked, as an implicit supervisor access. */
+void access_rmw8_sys(struct engine_cpu *c, uint64_t lin, uint8_t and, uint8_t or);
 bool guest_cmpxchg16(struct engine_cpu *c, uint64_t lin, uint64_t old[2], const uint64_t val[2]);
 /* Linear address of the memory operand of `len` bytes: segment checks (#GP, #SS), canonicality. */
 uint64_t insn_ea(struct engine_cpu *c, const struct insn *i, unsigned len, bool write);
@@ -319,10 +321,17 @@ uint64_t insn_offset(struct engine_cpu *c, const struct insn *i);
 #define ACC_WRITE 1
 #define ACC_EXEC  2
 #define ACC_SYS	  4 /* implicit supervisor */
-/* Walks, sets A/D, fills c->tlb where it may be cached; returns the host address of lin, or NULL when it is
- * a device access (*gpa tells). Raises #PF; leaves for BADHOST. *seq is the revocation sequence of the
- * pointer. */
-uint8_t *mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, uint64_t *gpa, uint64_t *seq);
+/* Where a linear address lies. */
+struct place {
+	uint8_t *host; /* NULL: a device access */
+	uint64_t gpa;
+	uint64_t seq; /* the revocation sequence of host */
+	bool tracked; /* for writes: who makes one calls access_told when it is in memory */
+};
+/* Walks, sets A/D, fills c->tlb where it may be cached. Raises #PF; leaves for BADHOST. */
+void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p);
+/* Tells port->tracked of a write (access.c). */
+void access_told(struct engine_cpu *c, uint64_t gpa, const void *data, unsigned len);
 void mmu_flush_all(struct engine_cpu *c);
 void mmu_flush_page(struct engine_cpu *c, uint64_t lin);
 /* After a change of CR3 (noflush = bit 63 of a MOV CR3 under PCIDE) or of paging-related bits. */

@@ -24,6 +24,7 @@ enum engine_fill { FILL_FIXED, FILL_MMIO, FILL_READONLY, FILL_RETRY, FILL_BADHOS
 struct engine_page {
 	uint8_t *host; /* start of the 4 KiB page */
 	bool writable; /* until the next engine_revoke */
+	bool tracked;  /* writable for this one write, which port->tracked is told of */
 	uint64_t id;
 };
 
@@ -39,6 +40,10 @@ enum engine_status {
 /* All calls come from engine_run on the cpu's thread, outside any window; they may sleep. */
 struct engine_port {
 	enum engine_fill (*fill)(void *ctx, uint64_t gpa, bool write, struct engine_page *page);
+	/* These bytes were written to a page that fill called tracked, and are in memory: each write once, in
+	 * pieces that lie in one page. A locked operation is a write whatever it stored. May be NULL if fill
+	 * never says so. */
+	void (*tracked)(void *ctx, uint64_t gpa, const void *data, unsigned len);
 	/* len 1..8, not crossing a page. A re-executed instruction asks again, in the same order. */
 	enum engine_status (*mmio)(void *ctx, uint64_t gpa, void *data, unsigned len, bool write);
 	enum engine_status (*pio)(void *ctx, uint16_t port, void *data, unsigned size, unsigned count,

@@ -115,17 +115,17 @@ static uint64_t code_linear(const struct engine_cpu *c, uint64_t rip)
 static uint8_t *code_host(struct engine_cpu *c, uint64_t lin, uint64_t *seq)
 {
 	struct tlb_entry *e = TLB_AT(c, lin);
-	uint64_t gpa;
-	uint8_t *host;
+	struct place p;
 
 	*seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
 	atomic_signal_fence(memory_order_seq_cst);
 	if (likely(e->xtag == TLB_TAG(c, lin, 1)))
 		return (uint8_t *)(lin + e->addend);
-	host = mmu_translate(c, lin, ACC_EXEC, &gpa, seq);
-	if (!host)
+	mmu_translate(c, lin, ACC_EXEC, &p);
+	if (!p.host)
 		engine_leave(c, ENGINE_EXIT_NOEMU);
-	return host;
+	*seq = p.seq;
+	return p.host;
 }
 
 /* #GP for an instruction pointer outside the code segment; the bytes left in it at rip, at most 15. */

@@ -111,7 +111,7 @@ static void tlb_insert(struct engine_cpu *c, const struct walk *w, enum mmu_clas
 	atomic_signal_fence(memory_order_seq_cst);
 	if (r.read && !watched)
 		e->rtag = tag;
-	if (r.write && w->dirty && page->writable && !watched)
+	if (r.write && w->dirty && page->writable && !page->tracked && !watched)
 		e->wtag = tag;
 	if (r.exec)
 		e->xtag = tag;
@@ -120,7 +120,7 @@ static void tlb_insert(struct engine_cpu *c, const struct walk *w, enum mmu_clas
 		e->rtag = e->wtag = e->xtag = ~0ULL;
 }
 
-uint8_t *mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, uint64_t *gpa, uint64_t *seq)
+void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p)
 {
 	enum mmu_class class = access_class(c, acc);
 	bool write = acc & ACC_WRITE;
@@ -145,15 +145,16 @@ uint8_t *mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, uint64_
 			continue;
 		if (st == WALK_BADHOST)
 			engine_leave(c, ENGINE_EXIT_BADHOST);
-		*gpa = w.gpa;
-		*seq = w.seq;
+		*p = (struct place){.gpa = w.gpa, .seq = w.seq};
 		switch (walk_page(c, &w, w.gpa, write, &page)) {
 		case FILL_FIXED:
 			tlb_insert(c, &w, class, r, &page);
-			return page.host + (lin & PAGE_OFFSET_MASK);
+			p->host = page.host + (lin & PAGE_OFFSET_MASK);
+			p->tracked = page.tracked;
+			return;
 		case FILL_RETRY: break;
 		case FILL_BADHOST: engine_leave(c, ENGINE_EXIT_BADHOST);
-		default: return NULL;
+		default: return;
 		}
 	}
 }
@@ -318,15 +319,19 @@ fault:
 void sys_rmw8(struct engine_cpu *c, uint64_t lin, uint8_t and, uint8_t or)
 {
 	for (;;) {
-		uint64_t gpa, seq;
-		uint8_t *p = mmu_translate(c, lin, ACC_SYS | ACC_WRITE, &gpa, &seq);
+		struct place p;
 		int r;
 
-		if (!p) {
+		mmu_translate(c, lin, ACC_SYS | ACC_WRITE, &p);
+		if (p.tracked) {
+			access_rmw8_sys(c, lin, and, or);
+			return;
+		}
+		if (!p.host) {
 			guest_st_sys(c, lin, (guest_ld_sys(c, lin, 1) & and) | or, 1);
 			return;
 		}
-		r = rmw8(c, seq, p, and, or);
+		r = rmw8(c, p.seq, p.host, and, or);
 		if (r == 2)
 			engine_leave(c, ENGINE_EXIT_BADHOST);
 		if (r == 0)

@@ -97,17 +97,21 @@ static uint64_t piece_room(struct engine_cpu *c, const struct insn *i, enum seg 
 	return room / i->opsize;
 }
 
-/* The host address of lin and the sequence it is good for; NULL for a device. Raises #PF. */
+/* The host address of lin and the sequence it is good for; NULL for a device, and for tracked memory, to
+ * which elements are written one by one. Raises #PF. */
 static uint8_t *piece_host(struct engine_cpu *c, uint64_t lin, bool write, uint64_t *seq)
 {
 	struct tlb_entry *e = TLB_AT(c, lin);
-	uint64_t gpa, tag = TLB_TAG(c, lin, 1);
+	uint64_t tag = TLB_TAG(c, lin, 1);
+	struct place p;
 
 	*seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
 	atomic_signal_fence(memory_order_seq_cst);
 	if (likely((write ? e->wtag : e->rtag) == tag))
 		return (uint8_t *)(lin + e->addend);
-	return mmu_translate(c, lin, write ? ACC_WRITE : ACC_READ, &gpa, seq);
+	mmu_translate(c, lin, write ? ACC_WRITE : ACC_READ, &p);
+	*seq = p.seq;
+	return write && p.tracked ? NULL : p.host;
 }
 
 /* Elements done out of n after a raw operation left `left` bytes or elements undone. */

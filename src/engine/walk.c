@@ -96,6 +96,7 @@ static enum engine_fill walk_fill(struct engine_cpu *c, uint64_t gpa, bool write
 	for (unsigned tries = 0;; tries++) {
 		enum engine_fill r;
 
+		page->tracked = false;
 		if (!quiet)
 			port_enter(c);
 		r = c->port->fill(c->ctx, gpa & ~PAGE_OFFSET_MASK, write, page);
@@ -126,7 +127,7 @@ enum engine_fill walk_page(struct engine_cpu *c, const struct walk *w, uint64_t 
 	if (r != FILL_FIXED)
 		return r;
 	e->host = page->host;
-	e->writable = page->writable;
+	e->writable = page->writable && !page->tracked;
 	e->tag = at | 1;
 	atomic_signal_fence(memory_order_seq_cst);
 	if (walk_seq(c) == w->seq)
@@ -135,14 +136,17 @@ enum engine_fill walk_page(struct engine_cpu *c, const struct walk *w, uint64_t 
 	return FILL_RETRY;
 }
 
-/* Host address of a table entry. */
+/* Host address of a table entry, and whether a write there is to be told. */
 static enum win table_page(struct engine_cpu *c, const struct walk *w, uint64_t gpa, bool write,
-			   uint8_t **host)
+			   uint8_t **host, bool *tracked)
 {
 	struct engine_page page;
 
 	switch (walk_page(c, w, gpa, write, &page)) {
-	case FILL_FIXED: *host = page.host + (gpa & PAGE_OFFSET_MASK); return WIN_OK;
+	case FILL_FIXED:
+		*host = page.host + (gpa & PAGE_OFFSET_MASK);
+		*tracked = page.tracked;
+		return WIN_OK;
 	case FILL_RETRY: return WIN_MOVED;
 	case FILL_BADHOST: return WIN_BAD;
 	default: return WIN_FAULT;
@@ -153,7 +157,8 @@ static enum win table_page(struct engine_cpu *c, const struct walk *w, uint64_t 
 static enum walk_status next_entry(struct engine_cpu *c, struct walk *w, uint64_t gpa, uint64_t *pte)
 {
 	uint8_t *host;
-	enum win r = table_page(c, w, gpa, false, &host);
+	bool tracked;
+	enum win r = table_page(c, w, gpa, false, &host, &tracked);
 
 	if (r == WIN_OK)
 		r = w->narrow ? win_ld32(c, w->seq, host, pte) : win_ld64(c, w->seq, host, pte);
@@ -174,18 +179,21 @@ enum walk_status walk_set_ad(struct engine_cpu *c, struct walk *w, bool write)
 		bool last = k == w->n - 1;
 		uint64_t old = w->level[k].pte;
 		uint64_t val = old | PTE_A | (last && write ? PTE_D : 0);
+		bool tracked;
 		uint8_t *host;
 		enum win r;
 
 		if (val == old)
 			continue;
-		r = table_page(c, w, w->level[k].gpa, true, &host);
+		r = table_page(c, w, w->level[k].gpa, true, &host, &tracked);
 		if (r == WIN_OK)
 			r = win_update(c, w->seq, host, old, val, w->narrow);
 		if (r == WIN_MOVED)
 			return WALK_MOVED;
 		if (r == WIN_BAD)
 			return WALK_BADHOST;
+		if (r == WIN_OK && tracked)
+			access_told(c, w->level[k].gpa, &val, w->narrow ? 4 : 8);
 		if (r == WIN_OK && last && write)
 			w->dirty = true;
 	}
@@ -317,11 +325,12 @@ bool mmu_load_pdptrs(struct engine_cpu *c, uint64_t cr3, uint64_t out[4])
 	struct walk w = {.quiet = true};
 
 	for (unsigned k = 0; k < 4;) {
+		bool tracked;
 		uint8_t *host;
 		enum win r;
 
 		w.seq = walk_seq(c);
-		r = table_page(c, &w, (cr3 & 0xffffffe0) + k * 8, false, &host);
+		r = table_page(c, &w, (cr3 & 0xffffffe0) + k * 8, false, &host, &tracked);
 		if (r == WIN_OK)
 			r = win_ld64(c, w.seq, host, &val[k]);
 		if (r == WIN_FAULT || r == WIN_BAD || (r == WIN_OK && (val[k] & PTE_P) && (val[k] & rsvd)))

@@ -89,7 +89,8 @@ static enum engine_fill port_fill(void *ctx, uint64_t gpa, bool write, struct en
 
 	switch (fill(v, gpa, write, &p)) {
 	case MEM_FIXED:
-		*page = (struct engine_page){.host = p.host, .writable = p.writable, .id = p.id};
+		*page = (struct engine_page){
+		    .host = p.host, .writable = p.writable, .tracked = p.tracked, .id = p.id};
 		if (write && unlikely(mem_ring_soft_full(v->ring)))
 			vcpu_request(v, VCPU_REQ_EVENT); /* the exit comes behind this instruction */
 		return FILL_FIXED;
@@ -101,6 +102,13 @@ static enum engine_fill port_fill(void *ctx, uint64_t gpa, bool write, struct en
 	}
 	v->run_result = -ENOMEM;
 	return FILL_BADHOST;
+}
+
+static void port_tracked(void *ctx, uint64_t gpa, const void *data, unsigned len)
+{
+	struct vcpu *v = ctx;
+
+	mem_track_told(v->vm->mem, gpa, data, len);
 }
 
 /* -- Memory-mapped devices -- */
@@ -384,6 +392,7 @@ static bool port_poll(void *ctx)
 
 const struct engine_port vcpu_engine_port = {
     .fill = port_fill,
+    .tracked = port_tracked,
     .mmio = port_mmio,
     .pio = port_pio,
     .cpuid = port_cpuid,

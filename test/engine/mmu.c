@@ -15,10 +15,10 @@
 
 static uint64_t walk(struct rig *r, uint64_t lin, unsigned acc)
 {
-	uint64_t gpa = ~0ULL, seq;
+	struct place p = {.gpa = ~0ULL};
 
-	mmu_translate(r->c, lin, acc, &gpa, &seq);
-	return gpa;
+	mmu_translate(r->c, lin, acc, &p);
+	return p.gpa;
 }
 
 #define assert_maps(r, lin, acc, gpa)                        \
