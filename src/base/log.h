@@ -14,6 +14,8 @@ int base_log_on(enum log_level level);
 /* A broken invariant of our own: logged as an error with file and line, counted, execution goes on. */
 void base_bug_at(const char *file, int line, const char *what);
 unsigned base_bug_count(void);
+/* Test hook: the next n are provoked; they are counted, not logged. */
+void base_bug_expect(unsigned n);
 
 #define base_bug(what) base_bug_at(__FILE__, __LINE__, what)
 #define base_bug_on(cond)                                       \

@@ -95,6 +95,7 @@ static void misuse(void **state)
 	struct vm_a a = {0};
 	unsigned bugs = base_bug_count();
 
+	base_bug_expect(6);
 	/* The last reference given back by one who said that it is not the last. Seen to fail with
 	 * ref_put_not_last made a bare ref_put. */
 	make(&a.handle, &ops_a, 1);
