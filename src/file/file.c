@@ -26,6 +26,7 @@ static struct {
 	_Atomic uint64_t dev; /* of every memfd */
 	_Atomic long live;
 	_Atomic bool mapped; /* the VMM mapped a file of ours at some time */
+	_Atomic int unmapping;
 } files = {.lock = {.role = LOCK_FD_TABLE}};
 
 static struct mutex start_lock = {.role = LOCK_FILES_START}; /* files_start, by whichever room opens first */
@@ -75,6 +76,11 @@ void file_call_end(void)
 	leave();
 }
 
+bool files_unmapping(void)
+{
+	return atomic_load(&files.unmapping);
+}
+
 long files_live(void)
 {
 	return atomic_load_explicit(&files.live, memory_order_relaxed);
@@ -105,6 +111,7 @@ void files_forked(void)
 	memset(files.by_wd, 0, sizeof(files.by_wd));
 	memset(files.by_ino, 0, sizeof(files.by_ino));
 	atomic_store(&files.live, 0);
+	atomic_store(&files.unmapping, 0);
 	watch_forked();
 }
 
@@ -600,10 +607,15 @@ long file_mmap(struct file *f, int fd, void *addr, size_t len, int prot, int fla
 
 long file_munmap(void *addr, size_t len)
 {
-	long r = sys_call(SYS_munmap, addr, len);
+	bool mapped = atomic_load_explicit(&files.mapped, memory_order_relaxed);
+	long r;
 
+	if (!mapped || must_defer())
+		return sys_call(SYS_munmap, addr, len);
 	/* A mapping may have been the last reference to its file. */
-	if (!r && atomic_load_explicit(&files.mapped, memory_order_relaxed))
-		file_drain();
+	atomic_fetch_add(&files.unmapping, 1);
+	r = sys_call(SYS_munmap, addr, len);
+	file_drain();
+	atomic_fetch_sub(&files.unmapping, 1);
 	return r;
 }

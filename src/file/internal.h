@@ -21,6 +21,8 @@ struct file *file_by_wd(int wd);
 void file_for_each(void (*fn)(struct file *f, void *arg), void *arg);
 void files_lock(void);
 void files_unlock(void);
+/* True while a thread is in a munmap that may be a last close, which it will drain itself. */
+bool files_unmapping(void);
 
 struct file_list {
 	struct file *first;

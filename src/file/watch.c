@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <sys/epoll.h>
 #include <sys/inotify.h>
 
 #include "base/loop.h"
@@ -24,12 +25,16 @@ static struct {
 	bool no_probe; /* the host does not let us open map_files */
 } watch = {.fd = -1};
 
+/* An event, or time to look again. What a thread unmaps it releases itself, before its munmap returns. */
 static void on_event(void *arg, uint32_t events)
 {
 	struct file_list dead = {NULL};
 
 	files_lock();
-	watch_drain(&dead);
+	if (files_unmapping())
+		loop_timer_set(&watch.again, base_now_ns() + DOUBT_MS * 1000000ULL);
+	else
+		watch_drain(&dead);
 	files_unlock();
 	files_release(&dead);
 }
@@ -107,6 +112,7 @@ static void on_again(void *arg)
 	file_for_each(recheck, &dead);
 	files_unlock();
 	files_release(&dead);
+	on_event(NULL, 0);
 }
 
 void watch_drain(struct file_list *dead)
@@ -145,7 +151,7 @@ int watch_start(void)
 		return r;
 	watch.fd = sys_fd_claim(r);
 	loop_timer_init(&watch.again, on_again, NULL);
-	watch.loop = (struct loop_fd){.fd = watch.fd, .events = 1 /* EPOLLIN */, .fn = on_event};
+	watch.loop = (struct loop_fd){.fd = watch.fd, .events = EPOLLIN | EPOLLET, .fn = on_event};
 	r = loop_fd_add(&watch.loop);
 	if (r) {
 		sys_fd_close(watch.fd);
