@@ -134,8 +134,9 @@ static bool push(struct mem_ring *r, uint32_t slot, uint64_t rel)
 		e = &r->entries[at & (r->size - 1)];
 		e->slot = slot;
 		e->offset = rel;
-		__atomic_store_n(&e->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE); /* the VMM acquires */
+		/* Counted first: the VMM may have collected it and ask for the reset at once. */
 		atomic_store(&r->dirty, at + 1);
+		__atomic_store_n(&e->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE); /* the VMM acquires */
 	}
 	spin_unlock(&r->lock);
 	return room;

@@ -10,10 +10,8 @@
  * Both sides are sequentially consistent, so at least one sees the other: either the vCPU drops its
  * pointers itself before it uses any, or flush signals it. SIG_KICK followed by a membarrier means that the
  * thread runs engine_kick before its next user instruction. A request that a signalled vCPU finds later is
- * redundant but harmless; it also covers the signal that arrives after guest_leave, which nobody handles.
- *
- * ThreadSanitizer delays handlers, so its builds wait for an acknowledgement: the vCPU takes the request
- * at its next port call or leaves.
+ * redundant but harmless; it also covers the signal that arrives after guest_leave, which nobody handles. What
+ * runs in the handler is hidden from ThreadSanitizer, whose own code it may interrupt.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -58,18 +56,6 @@ void guest_leave(struct vcpu *v)
 	lock_section_leave(LOCK_GUEST, v);
 }
 
-#if USERKVM_FLUSH_WAITS
-/* Waits until the vCPU is outside or has dropped its pointers. */
-static bool flush_one(struct vcpu *v)
-{
-	vcpu_request(v, VCPU_REQ_REVOKE);
-	while (atomic_load(&v->in_guest_tid) && (atomic_load(&v->requests) & VCPU_REQ_REVOKE)) {
-		atomic_store(v->exit_word, 1);
-		sched_yield();
-	}
-	return false;
-}
-#else
 /* True if the vCPU was signalled. */
 static bool flush_one(struct vcpu *v)
 {
@@ -82,9 +68,7 @@ static bool flush_one(struct vcpu *v)
 	base_sig_kick(tid);
 	return true;
 }
-#endif
 
-/* mem_port.flush; ctx is the struct vcpu_vm. */
 /* Takes or drops every vcpu->mutex: what a flush never does. */
 static void lock_vcpus(struct vcpu_vm *vm, bool lock)
 {
@@ -98,13 +82,14 @@ static void lock_vcpus(struct vcpu_vm *vm, bool lock)
 	}
 }
 
+/* mem_port.flush; ctx is the struct vcpu_vm. */
 static void vcpu_flush(void *ctx)
 {
 	struct vcpu_vm *vm = ctx;
 	unsigned i, n = atomic_load(&vm->nr_vcpus);
 	bool kicked = false;
 
-	/* Here it never waits; under ThreadSanitizer it does, and on a host without signals it would have to. */
+	/* It never waits; on a host without signals it would have to. */
 	lock_section_wait(LOCK_GUEST, vm);
 	if (mutated(MUTATE_FLUSH_LOCKS_VCPUS))
 		lock_vcpus(vm, true);

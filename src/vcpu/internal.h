@@ -218,25 +218,6 @@ void guest_leave(struct vcpu *v);
 /* Obeys a revocation on the vCPU's own thread. */
 void guest_revoke(struct vcpu *v);
 
-/* ThreadSanitizer delays signal handlers: there a flush waits for the vCPU to take the request. */
-#if defined(__SANITIZE_THREAD__)
-#define USERKVM_FLUSH_WAITS 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define USERKVM_FLUSH_WAITS 1
-#endif
-#endif
-#ifndef USERKVM_FLUSH_WAITS
-#define USERKVM_FLUSH_WAITS 0
-#endif
-
-/* Called at the start of port calls, where the vCPU holds no pointer that it will use unchecked. */
-static inline void guest_acknowledge(struct vcpu *v)
-{
-	if (USERKVM_FLUSH_WAITS)
-		guest_revoke(v);
-}
-
 /* -- cpuid.c -- */
 enum engine_status vcpu_cpuid_port(struct vcpu *v, uint32_t regs[4]);
 void cpuid_reset(struct vcpu *v);

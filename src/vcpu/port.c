@@ -65,7 +65,6 @@ static enum mem_fill_result fill(struct vcpu *v, uint64_t gpa, bool write, struc
 	for (unsigned tries = 0;; tries++) {
 		enum mem_fill_result r;
 
-		guest_acknowledge(v);
 		r = mem_fill(v->vm->mem, vcpu_as(v), gpa, write, p);
 		if (r != MEM_RETRY || (v->in_run && base_sig_run_caught(&v->sig)) ||
 		    (!v->in_run && tries == FILL_TRIES))
@@ -384,7 +383,6 @@ static bool port_poll(void *ctx)
 	struct vcpu *v = ctx;
 
 	atomic_store(v->exit_word, 0);
-	guest_acknowledge(v);
 	if (v->completing)
 		return false;
 	return atomic_load(&v->requests) || v->set_tpr_exit || base_sig_run_caught(&v->sig);
