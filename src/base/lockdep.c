@@ -495,6 +495,7 @@ static __attribute__((constructor)) void lockdep_prepare(void)
 	void *pc[2];
 
 	backtrace(pc, 2);
+	base_log_on(LOG_ERROR); /* its file is opened now, and not while somebody counts descriptors */
 	pthread_atfork(NULL, NULL, after_fork);
 }
 #endif
