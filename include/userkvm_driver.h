@@ -55,8 +55,8 @@ struct userkvm_driver {
 	const struct userkvm_irq *irqs;
 	unsigned nr_irqs;
 	/* The first open of the device; *state is passed to everything below. No other function of the table runs
-	 * before it returned 0, nor after close began. A lock of the library's is held: neither may open or close
-	 * files of the device. */
+	 * before it returned 0, nor after close began. Both are called with locks held: they may not touch guest
+	 * memory (userkvm_vm_*, userkvm_dma_*, but unpin in close) nor open or close files of the device. */
 	int (*open)(struct userkvm_device *dev, void **state);
 	void (*close)(void *state);
 	/* pread and pwrite of a region, inside its bounds and flags; bytes, or -errno. Any thread, several at
@@ -92,6 +92,28 @@ int userkvm_vm_read(struct userkvm_device *dev, uint64_t gpa, void *buf, size_t 
 int userkvm_vm_write(struct userkvm_device *dev, uint64_t gpa, const void *buf, size_t len);
 /* Sends an MSI: 1 delivered, 0 blocked. */
 int userkvm_vm_msi(struct userkvm_device *dev, uint64_t addr, uint32_t data);
+
+/*
+ * A range of guest memory inside one slot, for use at its host address from any thread without further calls.
+ * It ends with unpin, or by itself: when the VMM removes the slot or unmaps the memory, removed() is called, and
+ * on its return (which may be before pin's) nobody may use the address any more. removed() runs on the VMM's thread with locks held: it may
+ * wait for the driver's own threads to leave the range, and call nothing of the library. Guest writes to tracked
+ * pages through a pin are not told to trackers.
+ */
+struct userkvm_pin {
+	uint64_t gpa, len;
+	int write;  /* pages are reported dirty at pin and unpin; in between userkvm_vm_dirty says so */
+	void *host; /* out */
+	void (*removed)(struct userkvm_pin *pin);
+	void *reserved[8]; /* the library's */
+};
+
+/* -EINVAL empty; -EFAULT not in one slot, read-only, or not mapped by the VMM; -ESRCH. May sleep. */
+int userkvm_vm_pin(struct userkvm_device *dev, struct userkvm_pin *pin);
+/* Due for every pin, also after removed(), before close returns; it waits for a removed() that runs. */
+void userkvm_vm_unpin(struct userkvm_device *dev, struct userkvm_pin *pin);
+/* The driver wrote there through a pin: the dirty log hears of it. */
+int userkvm_vm_dirty(struct userkvm_device *dev, uint64_t gpa, uint64_t len);
 
 /* A wish to see the guest's writes to some pages. The driver owns the memory and fills the functions in. */
 struct userkvm_track {

@@ -78,6 +78,7 @@ enum {
 	VU_UNMAPS = 0x58,
 	VU_RESETS = 0x60,
 	VU_OPENS = 0x68,
+	VU_ENDED = 0x70,
 	VU_BUFFER = 0x800,
 };
 enum {
@@ -91,6 +92,10 @@ enum {
 	VU_TRACK_OFF,
 	VU_TRACK_ADD,
 	VU_TRACK_DEL,
+	VU_PIN,
+	VU_UNPIN,
+	VU_PIN_LOAD,
+	VU_PIN_STORE,
 };
 #define VU_REGION(n) ((off_t)(n) << 40)
 

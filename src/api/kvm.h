@@ -43,6 +43,7 @@ enum kvm_stage {
 struct kvm {
 	struct kvm_file handle; /* first: what others may count on knowing nothing else */
 	enum kvm_stage stage;
+	uint32_t generation; /* whose memory its memslots are addresses in: owner_generation() */
 	struct vcpu_vm vm;
 	struct mutex lock;	 /* vCPU array, devices, VM-wide state */
 	struct mutex slots_lock; /* memslot and bus updates */

@@ -216,6 +216,7 @@ int kvm_create(struct kvm **out)
 		return -ENOMEM;
 	}
 	kvm->handle = (struct kvm_file){.magic = KVM_FILE_MAGIC, .ops = &kvm_handle_ops};
+	kvm->generation = owner_generation();
 	ref_init(&kvm->handle.users, 1);
 	kvm->mmu_pages = KVM_MIN_MMU_PAGES;
 	mutex_init(&kvm->lock, LOCK_KVM);

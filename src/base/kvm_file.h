@@ -14,6 +14,7 @@
 
 struct kvm_file;
 struct kvm_track;
+struct kvm_pin;
 
 /* Guest memory, interrupts and write tracking for a device driver. Address space 0. Any thread that holds the
  * handle; may sleep (a userfault of the VMM's), so no lock may be held. */
@@ -26,12 +27,20 @@ struct kvm_file_ops {
 	/* Sends an MSI: >0 delivered, 0 blocked, -errno as KVM_SIGNAL_MSI. */
 	int (*msi)(struct kvm_file *file, uint64_t addr, uint32_t data);
 	/* Write tracking: mem/track.h says what the node's functions may do. -ESRCH: the VM belongs to another
-	 * process's memory. The node holds a reference to the VM until unregister returns. */
+	 * process's memory. The node holds a reference to the VM until unregister returns; the caller has one of
+	 * its own, so no VM ends there. */
 	int (*track_register)(struct kvm_file *file, struct kvm_track *node);
 	void (*track_unregister)(struct kvm_file *file, struct kvm_track *node);
 	/* One more, or one less, wish to see writes to the guest page. -EINVAL: no slot there, or none to undo. */
 	int (*track_add)(struct kvm_file *file, uint64_t gfn);
 	int (*track_del)(struct kvm_file *file, uint64_t gfn);
+	/* A range of memory at its host address: pin fills pin->host. -EINVAL: empty, or wraps; -EFAULT: not in
+	 * one slot, not writable, or the VMM has nothing mapped there; -ESRCH as above. No lock held. */
+	int (*pin)(struct kvm_file *file, struct kvm_pin *pin);
+	/* On return removed does not run, nor will it. Not from removed. May be called after it. */
+	void (*unpin)(struct kvm_file *file, struct kvm_pin *pin);
+	/* Bytes were written through a pin: the dirty log hears of it. -EFAULT. */
+	int (*dirty)(struct kvm_file *file, uint64_t gpa, uint64_t len);
 	/* Non-coherent DMA devices: +1, -1 (systems.md B6). */
 	void (*noncoherent)(struct kvm_file *file, int change);
 };
@@ -50,6 +59,17 @@ struct kvm_track {
 	void (*write)(struct kvm_track *node, uint64_t gpa, const void *data, unsigned len);
 	void (*removed)(struct kvm_track *node, uint64_t gfn, uint64_t npages);
 	_Atomic(struct kvm_track *) next; /* the VM's list */
+};
+
+/* Guest memory that a driver uses at its host address. removed: its slot goes, or the VMM unmaps the memory; on
+ * return nobody uses the address any more. Called with locks held, on the thread that makes the change: it may wait
+ * for threads of the driver's which wait for nothing. */
+struct kvm_pin {
+	uint64_t gpa, len;
+	bool write;
+	uint8_t *host;
+	void (*removed)(struct kvm_pin *pin);
+	struct kvm_pin *next; /* the VM's list */
 };
 
 /* The caller holds a reference already. */

@@ -154,8 +154,10 @@ void mem_invalidate_vm(struct mem *m, const struct mem_invalidation *i)
 		mutex_lock(m->slots_lock);
 	if (mutated(MUTATE_STOP_UNDER_LOCK))
 		spin_lock(&active.lock);
-	if (touches_slot(m, i))
+	if (touches_slot(m, i)) {
 		mem_revoke(m);
+		pins_end(m, i->lo, i->hi);
+	}
 	if (mutated(MUTATE_STOP_UNDER_LOCK))
 		spin_unlock(&active.lock);
 	if (mutated(MUTATE_INVALIDATE_TAKES_SLOTS))

@@ -117,6 +117,17 @@ int mem_track_del(struct mem *m, uint64_t gfn);
 /* A vCPU wrote to a page that mem_fill called tracked; on the writer's thread, in no srcu section. */
 void mem_track_told(struct mem *m, uint64_t gpa, const void *data, unsigned len);
 
+/* -- Pins: pin.c -- */
+
+struct kvm_pin;
+
+/* A range of one slot of address space 0 for use at its host address; base/kvm_file.h says how. No lock held. */
+int mem_pin(struct mem *m, struct kvm_pin *pin);
+/* On return the pin's removed does not run nor will it; a writable range is dirty. Not from removed. */
+void mem_unpin(struct mem *m, struct kvm_pin *pin);
+/* Bytes were written through a pin. -EFAULT: no slot, or one that is read-only. */
+int mem_pin_dirty(struct mem *m, uint64_t gpa, uint64_t len);
+
 /* -- Dirty rings (api.rst 8.29): ring.c -- */
 
 struct mem_ring;

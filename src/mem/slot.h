@@ -73,7 +73,8 @@ struct mem {
 	struct mutex slots_arch_lock; /* attaching arch data; which set is active; the list of track nodes */
 	_Atomic(struct slot_set *) active[MEM_ADDRESS_SPACES];
 	struct slot_set *inactive[MEM_ADDRESS_SPACES]; /* slots_lock */
-	struct slot **by_id[MEM_ADDRESS_SPACES];       /* MEM_USER_SLOTS each; slots_lock */
+	struct slot **by_id[MEM_ADDRESS_SPACES];       /* nr_ids each, grown by slot_reserve_id; slots_lock */
+	unsigned nr_ids[MEM_ADDRESS_SPACES];	       /* slots_lock */
 	uint64_t total_pages;			       /* of both address spaces; slots_lock */
 	_Atomic uint64_t generation;
 	_Atomic uint64_t manual_protect;
@@ -89,6 +90,7 @@ struct mem {
 	struct srcu track_srcu; /* readers of the list below */
 	_Atomic(struct kvm_track *) track_nodes;
 	_Atomic uint64_t tracked; /* gfns with a wish, of all slots */
+	struct kvm_pin *pins;	  /* slots_arch_lock; told of under track_srcu */
 };
 
 /* Words in a bitmap of npages bits, without the snapshot. */
@@ -116,6 +118,8 @@ bool slot_set_overlaps(const struct slot_set *set, uint64_t base, uint64_t npage
 struct slot *slot_find(const struct mem *m, unsigned as, uint64_t gfn);
 /* The slot that an ioctl's slot field names: -EINVAL impossible, 0 with *out possibly NULL. slots_lock. */
 int slot_by_id(const struct mem *m, uint32_t slot, struct slot **out);
+/* Room in by_id for a valid slot field. -ENOMEM: nothing changed. slots_lock. */
+int slot_reserve_id(struct mem *m, uint32_t slot);
 
 /* The slot's sptes, attached now if they were not; NULL without memory. Inside an srcu section. */
 _Atomic uint64_t *slot_sptes(struct mem *m, struct slot *s);
@@ -131,7 +135,8 @@ static inline _Atomic uint64_t *slot_spte(const struct slot *s, uint64_t rel)
 
 /* Hands page `rel` of a slot to a vCPU: MEM_FIXED with page->writable and ->tracked, or MEM_NOMEM. Inside an
  * srcu section. */
-enum mem_fill_result slot_grant(struct mem *m, struct slot *s, uint64_t rel, bool write, struct mem_page *page);
+enum mem_fill_result slot_grant(struct mem *m, struct slot *s, uint64_t rel, bool write,
+				struct mem_page *page);
 #ifdef USERKVM_CHECKED
 /* Called by slot_grant between its look at an spte and the compare-and-swap; set by tests. */
 extern void (*slot_grant_hook)(struct slot *s, uint64_t rel);
@@ -176,5 +181,10 @@ static inline bool slot_tracked(const struct slot *s, uint64_t rel)
 void track_wrote(struct mem *m, unsigned as, uint64_t gpa, const void *data, size_t len);
 /* A slot went, and its tracked pages with it. slots_lock held. */
 void track_slot_gone(struct mem *m, struct slot *s);
+
+/* -- pin.c -- */
+
+/* The host range [lo, hi) goes: ends the pins that meet it. */
+void pins_end(struct mem *m, uint64_t lo, uint64_t hi);
 
 #endif

@@ -152,6 +152,7 @@ void track_slot_gone(struct mem *m, struct slot *s)
 {
 	int idx;
 
+	pins_end(m, (uint64_t)s->hva, (uint64_t)s->hva + (s->npages << PAGE_SHIFT));
 	if (likely(!s->tracked))
 		return;
 	atomic_fetch_sub(&m->tracked, s->tracked);

@@ -56,6 +56,46 @@ EXPORT int userkvm_vm_msi(struct userkvm_device *d, uint64_t addr, uint32_t data
 	return VM_CALL(dev, msi, addr, data);
 }
 
+/* -- Pins: the driver's holds the VM's in its reserved words -- */
+
+_Static_assert(sizeof(struct kvm_pin) <= sizeof(((struct userkvm_pin *)0)->reserved), "room for the pin");
+
+static void on_pin_removed(struct kvm_pin *p)
+{
+	struct userkvm_pin *pin = container_of((void *)p, struct userkvm_pin, reserved);
+
+	if (pin->removed)
+		pin->removed(pin);
+}
+
+EXPORT int userkvm_vm_pin(struct userkvm_device *d, struct userkvm_pin *pin)
+{
+	struct vfio_device *dev = (struct vfio_device *)d;
+	struct kvm_pin *p = (struct kvm_pin *)pin->reserved;
+	int r;
+
+	*p = (struct kvm_pin){
+	    .gpa = pin->gpa, .len = pin->len, .write = pin->write, .removed = on_pin_removed};
+	r = VM_CALL(dev, pin, p);
+	pin->host = r ? NULL : p->host;
+	return r;
+}
+
+EXPORT void userkvm_vm_unpin(struct userkvm_device *d, struct userkvm_pin *pin)
+{
+	struct vfio_device *dev = (struct vfio_device *)d;
+
+	if (dev->kvm && dev->kvm->ops->unpin)
+		dev->kvm->ops->unpin(dev->kvm, (struct kvm_pin *)pin->reserved);
+}
+
+EXPORT int userkvm_vm_dirty(struct userkvm_device *d, uint64_t gpa, uint64_t len)
+{
+	struct vfio_device *dev = (struct vfio_device *)d;
+
+	return VM_CALL(dev, dirty, gpa, len);
+}
+
 /* -- Write tracking: the driver's node holds the VM's in its reserved words -- */
 
 _Static_assert(sizeof(struct kvm_track) <= sizeof(((struct userkvm_track *)0)->reserved),

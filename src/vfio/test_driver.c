@@ -12,6 +12,8 @@
  * A command uses ADDR, LEN, VALUE as they stand and is executed by the write of COMMAND itself; RESULT is what
  * it returned.
  */
+#include <sched.h>
+
 #include "vfio/device.h"
 
 enum reg {
@@ -29,7 +31,8 @@ enum reg {
 	UNMAPS = 0x58,	  /* dma_unmap notices */
 	RESETS = 0x60,
 	OPENS = 0x68, /* since the process began */
-	REGS_END = 0x70,
+	ENDED = 0x70, /* pins that ended by themselves */
+	REGS_END = 0x78,
 	BUFFER = 0x800,
 	REGION_SIZE = 0x1000,
 };
@@ -45,7 +48,14 @@ enum command {
 	TRACK_OFF = 8,
 	TRACK_ADD = 9, /* ADDR: a byte of the page */
 	TRACK_DEL = 10,
+	PIN = 11, /* [ADDR, ADDR + LEN), VALUE: for writing */
+	UNPIN = 12,
+	PIN_LOAD = 13,	/* buffer <- VALUE bytes of the pin */
+	PIN_STORE = 14, /* pin <- VALUE bytes of the buffer */
 };
+
+/* PINNED: pin.host may be used by those who are counted in users. */
+enum pin_state { NOT_PINNED, PINNING, PINNED, ENDED_ITSELF };
 
 struct test_device {
 	struct userkvm_device *dev;
@@ -53,6 +63,10 @@ struct test_device {
 	_Atomic uint8_t buffer[REGION_SIZE - BUFFER];
 	_Atomic bool tracking;
 	struct userkvm_track track;
+	_Atomic bool pinning; /* unpin is due */
+	_Atomic enum pin_state state;
+	_Atomic unsigned users;
+	struct userkvm_pin pin;
 };
 
 static _Atomic uint64_t opens;
@@ -99,6 +113,64 @@ static long set_tracking(struct test_device *t, bool on)
 	return r;
 }
 
+/* -- A pin -- */
+
+static void pin_removed(struct userkvm_pin *pin)
+{
+	struct test_device *t = container_of(pin, struct test_device, pin);
+
+	atomic_store(&t->state, ENDED_ITSELF);
+	while (atomic_load(&t->users))
+		sched_yield();
+	atomic_fetch_add(reg(t, ENDED), 1);
+}
+
+static long set_pin(struct test_device *t, bool on, uint64_t addr, uint64_t value)
+{
+	enum pin_state pinning = PINNING;
+	bool was = !on;
+	int r;
+
+	if (!atomic_compare_exchange_strong(&t->pinning, &was, on))
+		return -EINVAL;
+	if (!on) {
+		atomic_store(&t->state, NOT_PINNED);
+		userkvm_vm_unpin(t->dev, &t->pin);
+		return 0;
+	}
+	t->pin = (struct userkvm_pin){
+	    .gpa = addr, .len = atomic_load(reg(t, LEN)), .write = value != 0, .removed = pin_removed};
+	atomic_store(&t->state, PINNING);
+	r = userkvm_vm_pin(t->dev, &t->pin);
+	/* It may have ended already. */
+	if (!r)
+		atomic_compare_exchange_strong(&t->state, &pinning, PINNED);
+	else
+		atomic_store(&t->pinning, false);
+	return r;
+}
+
+/* The pin's memory, through its address. */
+static long use_pin(struct test_device *t, bool store, uint64_t len)
+{
+	uint8_t *host;
+
+	atomic_fetch_add(&t->users, 1);
+	if (atomic_load(&t->state) != PINNED || len > t->pin.len || len > sizeof(t->buffer)) {
+		atomic_fetch_sub(&t->users, 1);
+		return -EINVAL;
+	}
+	host = t->pin.host;
+	for (size_t n = 0; n < len; n++) {
+		if (store)
+			host[n] = atomic_load_explicit(&t->buffer[n], memory_order_relaxed);
+		else
+			atomic_store_explicit(&t->buffer[n], host[n], memory_order_relaxed);
+	}
+	atomic_fetch_sub(&t->users, 1);
+	return store ? userkvm_vm_dirty(t->dev, t->pin.gpa, len) : 0;
+}
+
 /* -- Commands -- */
 
 /* Copies between the buffer and memory; the direction is the command's. */
@@ -137,6 +209,10 @@ static long execute(struct test_device *t, uint64_t command)
 	case TRACK_OFF: return set_tracking(t, false);
 	case TRACK_ADD: return userkvm_track_add(t->dev, addr >> PAGE_SHIFT);
 	case TRACK_DEL: return userkvm_track_del(t->dev, addr >> PAGE_SHIFT);
+	case PIN: return set_pin(t, true, addr, value);
+	case UNPIN: return set_pin(t, false, 0, 0);
+	case PIN_LOAD: return use_pin(t, false, value);
+	case PIN_STORE: return use_pin(t, true, value);
 	default: return -EINVAL;
 	}
 }
@@ -163,6 +239,8 @@ static void test_close(void *state)
 
 	if (atomic_load(&t->tracking))
 		userkvm_track_unregister(t->dev, &t->track);
+	if (atomic_load(&t->pinning))
+		userkvm_vm_unpin(t->dev, &t->pin);
 	base_free(t);
 }
 
