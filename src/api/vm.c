@@ -94,6 +94,7 @@ void kvm_destroy(struct kvm_file *file)
 		irq_destroy(kvm->vm.irq);
 		/* fallthrough */
 	case KVM_STAGE_BUS:
+		mutex_retire(&kvm->slots_lock, &file->users);
 		bus_destroy(kvm->vm.bus);
 		/* fallthrough */
 	case KVM_STAGE_RING:

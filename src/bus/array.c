@@ -26,7 +26,7 @@ struct bus_array *bus_array_updater(struct bus_set *b, enum bus_kind kind)
 
 struct bus_array *bus_array_teardown(struct bus_set *b, enum bus_kind kind)
 {
-	base_bug_on(!b->teardown);
+	lock_assert_teardown(b->slots_lock);
 	return atomic_load_explicit(&b->array[kind], memory_order_relaxed);
 }
 

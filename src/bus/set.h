@@ -36,7 +36,7 @@ struct bus_set {
 struct bus_array *bus_array_reader(struct bus_set *b, enum bus_kind kind);
 /* For an updater: slots_lock held. May be NULL. */
 struct bus_array *bus_array_updater(struct bus_set *b, enum bus_kind kind);
-/* For teardown: bus_destroy has begun, nobody else is left. May be NULL. */
+/* For teardown: slots_lock is retired, nobody else is left. May be NULL. */
 struct bus_array *bus_array_teardown(struct bus_set *b, enum bus_kind kind);
 
 /* The position of the first range at this address or after it. */

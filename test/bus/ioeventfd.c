@@ -60,6 +60,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	close(efd);
+	mutex_retire(&slots, &(struct ref){0});
 	bus_destroy(bus);
 	srcu_barrier(&srcu);
 	srcu_cleanup(&srcu);

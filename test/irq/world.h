@@ -101,6 +101,7 @@ static inline void world_end(void)
 	for (i = 0; i < w.ncpus; i++)
 		lapic_destroy(w.cpu[i].l);
 	irq_destroy(w.irq);
+	mutex_retire(&w.slots, &(struct ref){0});
 	bus_destroy(w.bus);
 	srcu_barrier(&w.srcu);
 	srcu_cleanup(&w.srcu);
