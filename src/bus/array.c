@@ -245,7 +245,6 @@ void bus_destroy(struct bus_set *b)
 
 	if (!b)
 		return;
-	b->teardown = true;
 	for (kind = 0; kind < BUS_KINDS; kind++) {
 		struct bus_array *a = bus_array_teardown(b, kind);
 

@@ -7,7 +7,7 @@
  *   bus_read, bus_write  an srcu read section of the VM held by the caller
  *   bus_register         slots_lock; publishes and returns, the old array is freed later
  *   bus_unregister       slots_lock; waits for readers, cannot fail, allocates nothing
- *   bus_destroy          no vCPU, no reader left
+ *   bus_destroy          no vCPU, no reader left; slots_lock retired
  */
 #ifndef USERKVM_BUS_BUS_H
 #define USERKVM_BUS_BUS_H

@@ -29,7 +29,6 @@ struct bus_set {
 	struct coalesced *zones;	    /* slots_lock */
 	struct kvm_coalesced_mmio_ring *ring;
 	struct spinlock ring_lock; /* writers of the ring: vCPUs */
-	bool teardown;
 };
 
 /* The array for a reader: inside an srcu section, good until its end. May be NULL. */
