@@ -22,6 +22,7 @@ static size_t section_entries(void)
 	       sizeof(struct base_window);
 }
 
+static bool (*_Atomic also)(uint64_t pc, uint64_t *fault, uint64_t *again);
 static const struct window *sorted; /* by start; NULL until the constructor ran */
 static size_t nwindows;
 
@@ -103,11 +104,18 @@ __attribute__((no_sanitize("thread"))) bool base_window_find(uint64_t pc, uint64
 {
 	struct window w = {0};
 
+	bool (*more)(uint64_t, uint64_t *, uint64_t *) = atomic_load_explicit(&also, memory_order_relaxed);
+
 	if (!(sorted ? find_sorted(pc, &w) : find_unsorted(pc, &w)))
-		return false;
+		return more && more(pc, fault, again);
 	*fault = w.fault;
 	*again = w.again;
 	return true;
+}
+
+void base_window_also(bool (*fn)(uint64_t pc, uint64_t *fault, uint64_t *again))
+{
+	atomic_store(&also, fn);
 }
 
 /* -- Copies -- */

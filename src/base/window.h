@@ -35,6 +35,8 @@ struct base_window {
  * Looks pc up. On a hit returns true and stores where to continue. Async-signal-safe.
  */
 bool base_window_find(uint64_t pc, uint64_t *fault, uint64_t *again);
+/* One more place to look: windows in generated code. fn is async-signal-safe. */
+void base_window_also(bool (*fn)(uint64_t pc, uint64_t *fault, uint64_t *again));
 
 /*
  * Copies between our memory and memory that may vanish. Return 0, or -EFAULT after a partial copy.

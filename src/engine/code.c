@@ -14,6 +14,7 @@
 
 #include "engine/code.h"
 #include "engine/fpu.h"
+#include "engine/jit.h"
 
 struct engine_code {
 	struct mutex lock;	   /* guards cpus and stopping; held by the stopper while the world stands */
@@ -75,12 +76,14 @@ void icache_settle(struct engine_cpu *c)
 int engine_cpu_create(struct engine_cpu **out, struct engine_code *code, const struct engine_port *port,
 		      void *ctx)
 {
-	struct engine_cpu *c = base_zalloc_aligned(64, sizeof(*c));
+	struct engine_cpu *c = base_zalloc_aligned(64, sizeof(*c) + jit_size());
 	int err;
 
 	if (!c)
 		return -ENOMEM;
 	c->code = code;
+	if (jit_size())
+		c->jit = (struct jit *)(c + 1);
 	c->port = port;
 	c->ctx = ctx;
 	c->icache = icache_map();
@@ -114,6 +117,7 @@ void engine_cpu_destroy(struct engine_cpu *c)
 	}
 	mutex_unlock(&code->lock);
 	fpu_destroy(c);
+	jit_destroy(c);
 	munmap(c->icache, ICACHE_SIZE);
 	base_free(c);
 }

@@ -233,6 +233,7 @@ struct engine_cpu {
 	struct kvm_debug_exit_arch debug_info;
 	struct engine_features feat;
 	struct engine_code *code;
+	struct jit *jit; /* behind this struct; NULL: this cpu interprets */
 	const struct engine_port *port;
 	void *ctx;
 	uint8_t db_hits; /* DR6 bits 0..3: data and I/O breakpoints hit since the last boundary */
@@ -264,6 +265,7 @@ struct engine_cpu {
 #define SLOW_AC \
 	64	    /* alignment is checked: CR0.AM, RFLAGS.AC, CPL 3 (set where RFLAGS, CR0 or CPL change) \
 		     */
+#define EXIT_LOOK 2 /* exit_word: nobody wants us out, the run loop looks about and goes on */
 #define MODE_REAL 8 /* mode_key */
 
 static inline void fetch_forget(struct engine_cpu *c)

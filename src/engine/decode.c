@@ -47,6 +47,11 @@ static const ZydisDecoder *decoder_for(uint16_t mode_key)
 	}
 }
 
+const ZydisDecoder *decode_machine(const struct engine_cpu *c)
+{
+	return decoder_for(c->mode_key);
+}
+
 int decode_gpr_number(ZydisRegister reg)
 {
 	if (reg >= ZYDIS_REGISTER_AL && reg <= ZYDIS_REGISTER_BL)

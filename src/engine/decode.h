@@ -21,6 +21,9 @@ enum decode {
 /* Decodes the n (1..15) bytes found at c->rip in the current mode into *i, whose key the caller sets. */
 enum decode decode_bytes(struct engine_cpu *c, struct insn *i, const uint8_t *bytes, unsigned n);
 
+/* Zydis as the current mode wants it. */
+const ZydisDecoder *decode_machine(const struct engine_cpu *c);
+
 /* Byte offset from c->gpr of a general-purpose register of any width. */
 unsigned decode_gpr_offset(ZydisRegister reg);
 /* 0..15 for a general-purpose register; AH..BH give 16 + 0..3. -1 for other registers. */

@@ -11,7 +11,13 @@
 static bool on_fault(int sig, siginfo_t *info, void *ucontext)
 {
 	greg_t *g = ((ucontext_t *)ucontext)->uc_mcontext.gregs;
+	uint64_t fault, again;
 
+	/* In a translated block: the interpreter executes the instruction again, and raises. */
+	if (sig == SIGFPE && base_window_find((uint64_t)g[REG_RIP], &fault, &again)) {
+		g[REG_RIP] = (greg_t)fault;
+		return true;
+	}
 	if (!stub_owns(g[REG_RIP]) || (sig != SIGFPE && sig != SIGILL))
 		return false;
 	g[REG_RAX] = sig == SIGFPE ? EXC_XM : EXC_UD;

@@ -11,6 +11,7 @@
 #include "engine/access.h"
 #include "engine/code.h"
 #include "engine/decode.h"
+#include "engine/jit.h"
 
 _Static_assert(offsetof(struct engine_cpu, slow) == offsetof(struct engine_cpu, exit_word) + 4,
 	       "read as one word");
@@ -305,6 +306,26 @@ static inline struct insn *insn_after(struct engine_cpu *c, struct insn *prev)
 	return same_bytes(i, v) ? i : insn_slow(c);
 }
 
+/* -- For the translator -- */
+
+uint8_t *interp_code_host(struct engine_cpu *c, uint64_t lin, uint64_t *seq)
+{
+	code_room(c, lin);
+	return code_host(c, lin, seq);
+}
+
+bool interp_one(struct engine_cpu *c)
+{
+	const struct insn *i = insn_find(c);
+	uint64_t next = (c->rip + i->len) & c->ip_mask;
+
+	c->next_rip = next;
+	i->exec(c, i);
+	c->rip = c->next_rip;
+	c->retired++;
+	return c->rip == next;
+}
+
 /* -- The loops -- */
 
 static inline bool boundary_calm(const struct engine_cpu *c)
@@ -370,12 +391,13 @@ static bool boundary_asks(struct engine_cpu *c, bool step)
 		return false;
 	}
 	if (unlikely(atomic_load_explicit(&c->exit_word, memory_order_relaxed))) {
-		bool stop;
+		bool stop = false;
 
-		atomic_exchange(&c->exit_word, 0);
-		port_enter(c);
-		stop = c->port->poll(c->ctx);
-		port_leave(c);
+		if (atomic_exchange(&c->exit_word, 0) != EXIT_LOOK) {
+			port_enter(c);
+			stop = c->port->poll(c->ctx);
+			port_leave(c);
+		}
 		if (stop) {
 			c->exit = ENGINE_EXIT_POLL;
 			return true;
@@ -443,8 +465,11 @@ static __attribute__((noinline)) bool run_some(struct engine_cpu *c, bool step)
 	}
 	if (boundary_asks(c, step))
 		return true;
-	if (!step && !c->slow) {
-		run_fast(c);
+	if (!step && !(c->slow & SLOW_REASONS)) {
+		if (c->jit)
+			jit_run(c);
+		else
+			run_fast(c);
 		return false;
 	}
 	run_careful(c);
@@ -463,7 +488,8 @@ static enum engine_exit run(struct engine_cpu *c, bool step)
 	if (unlikely(c->decodings >= ICACHE_SETTLE && !c->icache_settled))
 		icache_settle(c);
 	run_enter(c);
-	if (!sigsetjmp(here, 0) || !run_landed(c))
+	jit_begin(c);
+	if (!sigsetjmp(here, 0) || (jit_landed(c), !run_landed(c)))
 		while (!run_some(c, step))
 			;
 	run_leave(c);

@@ -12,6 +12,7 @@
  */
 #include <ucontext.h>
 
+#include "engine/jit.h"
 #include "engine/walk.h"
 
 /* -- Privilege class -- */
@@ -111,7 +112,8 @@ static void tlb_insert(struct engine_cpu *c, const struct walk *w, enum mmu_clas
 	atomic_signal_fence(memory_order_seq_cst);
 	if (r.read && !watched)
 		e->rtag = tag;
-	if (r.write && w->dirty && page->writable && !page->tracked && !watched)
+	if (r.write && w->dirty && page->writable && !page->tracked && !watched &&
+	    !jit_is_code_page(c, page->host))
 		e->wtag = tag;
 	if (r.exec)
 		e->xtag = tag;
@@ -149,6 +151,8 @@ void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct plac
 		switch (walk_page(c, &w, w.gpa, write, &page)) {
 		case FILL_FIXED:
 			tlb_insert(c, &w, class, r, &page);
+			if (write)
+				jit_store_to(c, page.host);
 			p->host = page.host + (lin & PAGE_OFFSET_MASK);
 			p->tracked = page.tracked;
 			return;
@@ -174,6 +178,7 @@ static SIGSAFE void tlb_clear(struct engine_cpu *c)
 {
 	no_entries(c->tlb, sizeof(c->tlb));
 	c->fetch_len = 0; /* fetch_forget */
+	jit_tlb_clear(c);
 }
 
 /* A generation that no entry carries; every tag is cleared when the numbers run out. */
@@ -205,6 +210,7 @@ static void use_generation(struct engine_cpu *c, uint64_t gen)
 	*pcid_slot(c, pcid) = (uint64_t)(pcid + 1) << 16 | gen;
 	c->tlb_key = gen << CLASS_BITS | access_class(c, ACC_READ);
 	fetch_forget(c);
+	jit_new_mapping(c);
 }
 
 void mmu_flush_all(struct engine_cpu *c)
@@ -229,6 +235,7 @@ void mmu_flush_page(struct engine_cpu *c, uint64_t lin)
 	e = tlb_slot(c, lin);
 	e->rtag = e->wtag = e->xtag = ~0ULL;
 	fetch_forget(c);
+	jit_new_page(c, lin);
 }
 
 void mmu_new_cr3(struct engine_cpu *c, bool noflush)
@@ -278,6 +285,9 @@ SIGSAFE void engine_kick(void *arg, void *ucontext)
 	uint64_t fault, again;
 
 	drop_pointers(arg);
+	/* Code may have gone with a slot: a new run, a new epoch. */
+	if (((struct engine_cpu *)arg)->jit)
+		atomic_fetch_or(&((struct engine_cpu *)arg)->exit_word, EXIT_LOOK);
 	if (base_window_find(uc->uc_mcontext.gregs[REG_RIP], &fault, &again))
 		uc->uc_mcontext.gregs[REG_RIP] = again;
 }

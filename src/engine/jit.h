@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Private to engine/: the translator. A block is guest code of one page, 64-bit, from a branch target to the
+ * next branch, copied to host code with its registers renamed: the same instruction on the same operands, so
+ * the same flags. What it does not copy it hands, instruction by instruction, to the interpreter's handler.
+ *
+ *	host	rax rdx rbx rbp rsi rdi r8..r11	the guest's registers of that name
+ *		r13, r12			guest RCX, RSP
+ *		rcx r14 r15			scratch; guest R12..R15 stay in struct engine_cpu
+ *		rsp				the host's stack
+ *		gs				struct engine_cpu, and struct jit behind it
+ *		EFLAGS				the guest's arithmetic flags
+ *
+ * One cpu owns its translations: no lock, nobody else looks.
+ *
+ *	jit_code.c	code memory, blocks, look-up, what a PC in generated code belongs to
+ *	jit_emit.h/.c	bytes
+ *	jit_op.c	one guest instruction
+ *	jit_vector.c	vector instructions
+ *	jit_block.c	a block: what belongs to it, its head and its exits
+ *	jit_run.c	the run loop, and what generated code calls
+ *	jit_tlb.c	the table that generated code looks up, and stores to pages with translated code
+ */
+#ifndef USERKVM_ENGINE_JIT_H
+#define USERKVM_ENGINE_JIT_H
+
+#include "engine/access.h"
+#include "engine/decode.h"
+
+#define JIT_CODE_SIZE  (32u << 20)
+#define JIT_BLOCKS     (1u << 16)
+#define JIT_SITES      (1u << 19)
+#define JIT_EXITS      (1u << 18)
+#define JIT_BUCKETS    (1u << 15)
+#define JIT_CLASSES    3 /* privilege classes of the MMU */
+#define JIT_TLB	       256
+#define JIT_JUMPS      1024
+#define JIT_HEAT       (1u << 14)
+#define JIT_THRESHOLD  8	  /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
+#define JIT_BLOCK_MAX  40	  /* instructions */
+#define JIT_CODE_PAGES (1u << 16) /* bits of the filter of host pages with translated code */
+
+/* c->slow's upper bits: the coherence epoch, which a block's stamp must match. */
+#define JIT_EPOCH_SHIFT 8
+#define SLOW_REASONS	((1u << JIT_EPOCH_SHIFT) - 1)
+
+/* Per privilege class: linear page -> host, for reads and for writes. `neg` is minus the page number, so that a
+ * sum of 0 is a hit (the look-up may not touch flags); JIT_NO_PAGE never sums to 0. */
+struct jit_tlb {
+	uint64_t rneg[JIT_TLB], radd[JIT_TLB];
+	uint64_t wneg[JIT_TLB], wadd[JIT_TLB];
+};
+#define JIT_NO_PAGE 0x0101010101010101ULL
+
+/* Targets of indirect branches: minus the RIP, and the block's entry. */
+struct jit_jump {
+	uint64_t neg[JIT_JUMPS], entry[JIT_JUMPS];
+};
+
+struct jit_block {
+	uint64_t rip;
+	uint32_t next;	/* hash chain: index + 1 */
+	uint32_t entry; /* code offsets */
+	uint32_t body;
+	uint16_t len; /* guest bytes */
+	uint8_t insns, key;
+	bool dead;	/* its bytes changed: another block has its place */
+	uint32_t bytes; /* offset of the copy of its guest bytes in jit->bytes */
+};
+
+enum jit_site_kind { SITE_ENTRY, SITE_READ, SITE_WRITE, SITE_CALL };
+
+/* A place where generated code may leave: a memory access (its window is [start, end), restarted at start), an
+ * instruction for the interpreter, or a block's head. */
+struct jit_site {
+	uint32_t start, end; /* code offsets; sorted by start */
+	uint32_t slow;	     /* where a host fault goes on */
+	uint32_t cont;	     /* behind the instruction */
+	uint32_t block;
+	uint16_t rip; /* from the block's */
+	uint8_t index, len, size, kind;
+};
+
+/* A direct branch out of a block, to be patched when its target has a block. */
+struct jit_exit {
+	uint64_t target;
+	uint32_t patch; /* code offset of the rel32 */
+	uint32_t key;
+};
+
+struct jit {
+	/* -- What generated code reads: by gs -- */
+	uint64_t mask_index, mask_page, mask_jump; /* for pext */
+	uint64_t self, helper, slow_thunk, exit_thunk, enter_target;
+	uint64_t tmp, lin;
+	uint64_t flags;		    /* ah, al of lahf; seto al */
+	uint64_t stamp[JIT_BLOCKS]; /* minus the word (exit word, slow bits, epoch) under which it is valid */
+	struct jit_tlb tlb[JIT_CLASSES];
+	struct jit_jump jump[JIT_CLASSES];
+	/* -- The rest -- */
+	uint8_t *rw, *rx;
+	void (*enter)(struct engine_cpu *c, uint64_t code);
+	uint32_t used, thunks_end, bytes_used;
+	uint32_t nblocks, nsites, nexits;
+	uint32_t exit_id; /* of the exit that was taken, JIT_NO_EXIT */
+	bool inside;	  /* jit_run is on the stack */
+	uint32_t
+	    filled_site; /* the last site that the table was filled for, and when: a second time in a row */
+	uint64_t filled_at; /* means that the host faults there, which the interpreter deals with */
+	uint64_t gs_outside;
+	uint64_t seen_seq; /* of revocations, at the last epoch that began for one */
+	uint32_t *bucket;  /* JIT_BUCKETS: index + 1 */
+	struct jit_block *block;
+	struct jit_site *site;
+	struct jit_exit *exit;
+	uint8_t *bytes; /* JIT_CODE_SIZE / 4 */
+	uint8_t heat[JIT_HEAT];
+	uint64_t code_pages[JIT_CODE_PAGES / 64];
+	struct {
+		uint64_t translated, flushes, fallbacks, exits, validations, retranslated, bumps;
+	} stats;
+};
+#define JIT_NO_EXIT   UINT32_MAX
+#define JIT_NO_TARGET BIT(56) /* minus a non-canonical address */
+#define JIT_BYTES     (JIT_CODE_SIZE / 4)
+#define JIT_OFF(f)    ((uint32_t)(sizeof(struct engine_cpu) + offsetof(struct jit, f)))
+#define CPU_OFF(f)    ((uint32_t)offsetof(struct engine_cpu, f))
+#define CPU_WORD      CPU_OFF(exit_word)
+
+/*
+ * What a translation depends on beside the bytes: the privilege class, and which vector state is enabled. The class is
+ * the part that the tables go by.
+ */
+#define JIT_KEY_CLASS  3
+#define JIT_KEY_SSE    4
+#define JIT_KEY_AVX    8
+#define JIT_KEY_AVX512 16
+
+static inline unsigned jit_key(const struct engine_cpu *c)
+{
+	unsigned key = c->tlb_key & JIT_KEY_CLASS;
+
+	if ((c->cr0 & (CR0_TS | CR0_EM)) || !(c->cr4 & CR4_OSFXSR))
+		return key;
+	key |= JIT_KEY_SSE;
+	if ((c->cr4 & CR4_OSXSAVE) && (c->xcr0 & 6) == 6)
+		key |= JIT_KEY_AVX | ((c->xcr0 & 0xe6) == 0xe6 ? JIT_KEY_AVX512 : 0);
+	return key;
+}
+
+/* Privilege class of explicit accesses now. */
+static inline unsigned jit_class(const struct engine_cpu *c)
+{
+	return c->tlb_key & 3;
+}
+
+/* The 8 bytes that a block's stamp is compared with. */
+static inline uint64_t jit_word(const struct engine_cpu *c)
+{
+	return __atomic_load_n((const uint64_t *)&c->exit_word, __ATOMIC_RELAXED);
+}
+
+/* True if nothing but the epoch stands in it. */
+static inline bool jit_calm(const struct engine_cpu *c)
+{
+	return likely(jit_word(c) << (32 - JIT_EPOCH_SHIFT) == 0);
+}
+
+/* -- jit_code.c -- */
+/* Maps the code memory at the first use; false: this cpu interprets. */
+bool jit_start(struct engine_cpu *c);
+extern unsigned jit_threshold;
+/* Bytes behind struct engine_cpu that a translating cpu needs; 0: this process interprets (USERKVM_ENGINE). */
+size_t jit_size(void);
+void jit_destroy(struct engine_cpu *c);
+/* Forgets all translations. Not while generated code is on the stack. */
+void jit_flush(struct engine_cpu *c);
+struct jit_block *jit_find(struct engine_cpu *c, uint64_t rip);
+void jit_insert(struct engine_cpu *c, struct jit_block *b);
+/* Makes generated code's windows known to base_window_find on this thread; NULL ends that. */
+void jit_watch(struct jit *j);
+/* Points the rel32 at `patch` to code offset `to`. */
+void jit_patch(struct jit *j, uint32_t patch, uint32_t to);
+
+/* -- jit_block.c -- */
+/* Translates the block at c->rip, whose page is `host` (read under seq). NULL: nothing to translate there, or no
+ * room (then everything was flushed). */
+struct jit_block *jit_translate(struct engine_cpu *c);
+void jit_make_thunks(struct engine_cpu *c);
+
+/* -- jit_run.c -- */
+/* As run_fast, but translates. */
+void jit_run(struct engine_cpu *c);
+/* At the start of a run (anybody may have written code), and after a jump out of a handler. */
+void jit_begin(struct engine_cpu *c);
+void jit_landed(struct engine_cpu *c);
+/* What generated code calls at a site; returns where to go on, 0 = leave. */
+uint64_t jit_slow(struct engine_cpu *c, uint32_t site);
+
+/* -- jit_tlb.c -- */
+/* After c->tlb forgot everything, or everything but other generations. Async-signal-safe. */
+void jit_tlb_clear(struct engine_cpu *c);
+/* What linear addresses mean has changed: all of them, or one page's. */
+void jit_new_mapping(struct engine_cpu *c);
+void jit_new_page(struct engine_cpu *c, uint64_t lin);
+/* A store to the host page is about to be made by the slow path. */
+void jit_store_to(struct engine_cpu *c, const uint8_t *host);
+/* Copies what c->tlb says of the access into the table; false if it does not know. */
+bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write);
+/* A host page holds code that was translated: stores to it must be seen from now on. */
+void jit_code_page(struct engine_cpu *c, const uint8_t *host);
+bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host);
+/* Every block's bytes are compared before it runs again. */
+void jit_new_epoch(struct engine_cpu *c);
+
+/* -- interp.c -- */
+uint8_t *interp_code_host(struct engine_cpu *c, uint64_t lin, uint64_t *seq);
+/* Executes one instruction by its handler; the boundary is calm. True if RIP stands behind it. */
+bool interp_one(struct engine_cpu *c);
+
+/* The host's GS base while generated code runs is c. */
+static inline uint64_t jit_gs_enter(struct engine_cpu *c)
+{
+	uint64_t old;
+
+	__asm__ volatile("rdgsbase %0" : "=r"(old));
+	__asm__ volatile("wrgsbase %0" : : "r"(c) : "memory");
+	return old;
+}
+
+static inline void jit_gs_leave(uint64_t old)
+{
+	__asm__ volatile("wrgsbase %0" : : "r"(old) : "memory");
+}
+
+#endif

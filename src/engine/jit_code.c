@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Code memory (written through one mapping, executed through another), blocks, and what a PC belongs to. */
+#include <cpuid.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "engine/jit.h"
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x10U
+#endif
+
+/* -- Memory -- */
+
+static void *map_zero(size_t size)
+{
+	void *p =
+	    mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static bool map_code(struct jit *j)
+{
+	int fd = memfd_create("userkvm-jit", MFD_CLOEXEC | MFD_EXEC);
+	void *rw = MAP_FAILED, *rx = MAP_FAILED;
+
+	if (fd < 0 && errno == EINVAL)
+		fd = memfd_create("userkvm-jit", MFD_CLOEXEC);
+	if (fd >= 0 && !ftruncate(fd, JIT_CODE_SIZE)) {
+		rw = mmap(NULL, JIT_CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		rx = mmap(NULL, JIT_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	}
+	if (fd >= 0)
+		close(fd);
+	j->rw = rw == MAP_FAILED ? NULL : rw;
+	j->rx = rx == MAP_FAILED ? NULL : rx;
+	return j->rw && j->rx;
+}
+
+static void unmap(void *p, size_t size)
+{
+	if (p)
+		munmap(p, size);
+}
+
+static void unmap_all(struct jit *j)
+{
+	unmap(j->rw, JIT_CODE_SIZE);
+	unmap(j->rx, JIT_CODE_SIZE);
+	unmap(j->bucket, JIT_BUCKETS * sizeof(*j->bucket));
+	unmap(j->block, JIT_BLOCKS * sizeof(*j->block));
+	unmap(j->site, JIT_SITES * sizeof(*j->site));
+	unmap(j->exit, JIT_EXITS * sizeof(*j->exit));
+	unmap(j->bytes, JIT_BYTES);
+	j->rw = NULL;
+}
+
+/* pext masks: page number, table index, jump table index. */
+static void set_constants(struct engine_cpu *c)
+{
+	struct jit *j = c->jit;
+
+	j->mask_page = ~PAGE_OFFSET_MASK;
+	j->mask_index = (uint64_t)(JIT_TLB - 1) << PAGE_SHIFT;
+	j->mask_jump = JIT_JUMPS - 1;
+	j->self = (uint64_t)c;
+	j->helper = (uint64_t)jit_slow;
+	j->exit_id = JIT_NO_EXIT;
+}
+
+bool jit_start(struct engine_cpu *c)
+{
+	struct jit *j = c->jit;
+
+	if (j->rw)
+		return true;
+	j->bucket = map_zero(JIT_BUCKETS * sizeof(*j->bucket));
+	j->block = map_zero(JIT_BLOCKS * sizeof(*j->block));
+	j->site = map_zero(JIT_SITES * sizeof(*j->site));
+	j->exit = map_zero(JIT_EXITS * sizeof(*j->exit));
+	j->bytes = map_zero(JIT_BYTES);
+	if (!map_code(j) || !j->bucket || !j->block || !j->site || !j->exit || !j->bytes) {
+		unmap_all(j);
+		return false;
+	}
+	set_constants(c);
+	jit_make_thunks(c);
+	jit_flush(c);
+	return true;
+}
+
+void jit_destroy(struct engine_cpu *c)
+{
+	if (!c->jit)
+		return;
+	if (c->jit->rw)
+		base_log(LOG_INFO,
+			 "jit: %lu instructions, %lu blocks made, %lu again, %lu flushes, %lu entries, %lu "
+			 "comparisons, %lu epochs, %lu instructions by the interpreter",
+			 c->retired, c->jit->stats.translated, c->jit->stats.retranslated,
+			 c->jit->stats.flushes, c->jit->stats.exits, c->jit->stats.validations,
+			 c->jit->stats.bumps, c->jit->stats.fallbacks);
+	unmap_all(c->jit);
+}
+
+/* -- Blocks -- */
+
+static unsigned hash(uint64_t rip, unsigned key)
+{
+	return (unsigned)((rip ^ rip >> 15 ^ rip >> 31) + key * 0x1357) & (JIT_BUCKETS - 1);
+}
+
+void jit_flush(struct engine_cpu *c)
+{
+	struct jit *j = c->jit;
+
+	memset(j->bucket, 0, JIT_BUCKETS * sizeof(*j->bucket));
+	for (unsigned k = 0; k < JIT_CLASSES; k++)
+		for (unsigned i = 0; i < JIT_JUMPS; i++)
+			j->jump[k].neg[i] = JIT_NO_TARGET;
+	memset(j->code_pages, 0, sizeof(j->code_pages));
+	j->used = j->thunks_end;
+	j->nblocks = j->nsites = j->nexits = j->bytes_used = 0;
+	j->exit_id = JIT_NO_EXIT;
+	j->stats.flushes++;
+	jit_tlb_clear(c);
+}
+
+struct jit_block *jit_find(struct engine_cpu *c, uint64_t rip)
+{
+	struct jit *j = c->jit;
+	unsigned key = jit_key(c);
+
+	for (uint32_t k = j->bucket[hash(rip, key)]; k; k = j->block[k - 1].next) {
+		struct jit_block *b = &j->block[k - 1];
+
+		if (b->rip == rip && b->key == key && !b->dead)
+			return b;
+	}
+	return NULL;
+}
+
+void jit_insert(struct engine_cpu *c, struct jit_block *b)
+{
+	struct jit *j = c->jit;
+	uint32_t *head = &j->bucket[hash(b->rip, b->key)];
+
+	/* A dead block at this address is still jumped to: it leads here from now on. */
+	for (uint32_t *k = head; *k;) {
+		struct jit_block *old = &j->block[*k - 1];
+
+		if (old->dead && old->rip == b->rip && old->key == b->key) {
+			j->rw[old->entry] = 0xe9;
+			jit_patch(j, old->entry + 1, b->entry);
+			*k = old->next;
+			continue;
+		}
+		k = &old->next;
+	}
+	b->next = *head;
+	*head = (uint32_t)(b - j->block) + 1;
+}
+
+void jit_patch(struct jit *j, uint32_t patch, uint32_t to)
+{
+	uint32_t rel = to - (patch + 4);
+
+	memcpy(j->rw + patch, &rel, 4);
+}
+
+/* -- PCs -- */
+
+/* What a handler may call: no sanitizer hears of it. */
+#define SIGSAFE __attribute__((no_sanitize("thread")))
+
+static __thread __attribute__((tls_model("initial-exec"))) struct jit *watched;
+
+/* The site whose window holds a PC of generated code; NULL. Async-signal-safe. */
+static SIGSAFE const struct jit_site *site_at(const struct jit *j, uint64_t pc)
+{
+	uint32_t off = (uint32_t)(pc - (uint64_t)j->rx), lo = 0, hi = j->nsites;
+
+	if (!j->rx || pc - (uint64_t)j->rx >= JIT_CODE_SIZE)
+		return NULL;
+	while (lo < hi) {
+		uint32_t mid = (lo + hi) / 2;
+
+		if (j->site[mid].start <= off)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	/* Sites of instructions without a window begin where the next one does. */
+	while (lo && j->site[lo - 1].end <= off && j->site[lo - 1].start == j->site[lo - 1].end &&
+	       j->site[lo - 1].start == off)
+		lo--;
+	return lo && off < j->site[lo - 1].end ? &j->site[lo - 1] : NULL;
+}
+
+static SIGSAFE bool find_window(uint64_t pc, uint64_t *fault, uint64_t *again)
+{
+	const struct jit_site *s = watched ? site_at(watched, pc) : NULL;
+
+	if (!s)
+		return false;
+	*fault = (uint64_t)watched->rx + s->slow;
+	*again = (uint64_t)watched->rx + s->start;
+	return true;
+}
+
+void jit_watch(struct jit *j)
+{
+	watched = j;
+}
+
+/* -- The choice -- */
+
+#define HWCAP2_FSGSBASE 2
+
+unsigned jit_threshold = JIT_THRESHOLD;
+
+/* What generated code is made of: BMI2, LAHF in 64-bit mode, and GS bases set by the process. */
+static bool host_can(void)
+{
+	uint32_t a, b, c, d;
+
+	if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) || !__get_cpuid_count(7, 0, &a, &b, &c, &d) ||
+	    !(b & BIT(8)))
+		return false;
+	return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1);
+}
+
+size_t jit_size(void)
+{
+	static _Atomic int wanted; /* 0 not asked yet, 1 no, 2 yes */
+	int w = atomic_load(&wanted);
+
+	if (!w) {
+		const char *tier = getenv("USERKVM_ENGINE");
+
+		w = tier && !strncmp(tier, "jit", 3) && host_can() ? 2 : 1;
+		if (w == 2 && tier[3] == ':')
+			jit_threshold = (unsigned)strtoul(tier + 4, NULL, 10);
+		if (w == 2)
+			base_window_also(find_window);
+		atomic_store(&wanted, w);
+	}
+	return w == 2 ? sizeof(struct jit) : 0;
+}

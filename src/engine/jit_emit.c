@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Host code as bytes: see jit_emit.h and SDM 2A, chapter 2. */
+#include "engine/jit_emit.h"
+
+static void rex(struct emit *e, bool w, unsigned reg, unsigned index, unsigned base)
+{
+	e8(e, 0x40 | (unsigned)w << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3);
+}
+
+static void opcode(struct emit *e, unsigned op)
+{
+	if (op > 0xff)
+		e8(e, op >> 8);
+	e8(e, op & 0xff);
+}
+
+void e_gs(struct emit *e, unsigned op, bool w, unsigned reg, uint32_t off)
+{
+	e8(e, 0x65);
+	rex(e, w, reg, 0, 0);
+	opcode(e, op);
+	e8(e, (reg & 7) << 3 | 4);
+	e8(e, 0x25);
+	e32(e, off);
+}
+
+void e_gs_index(struct emit *e, unsigned reg, unsigned index, uint32_t off)
+{
+	e8(e, 0x65);
+	rex(e, true, reg, index, 0);
+	e8(e, OP_MOV_LOAD);
+	e8(e, (reg & 7) << 3 | 4);
+	e8(e, 3 << 6 | (index & 7) << 3 | 5);
+	e32(e, off);
+}
+
+void e_rr(struct emit *e, unsigned op, bool w, unsigned reg, unsigned rm)
+{
+	rex(e, w, reg, 0, rm);
+	opcode(e, op);
+	e8(e, 3 << 6 | (reg & 7) << 3 | (rm & 7));
+}
+
+void e_lea_full(struct emit *e, bool w, bool size16, unsigned reg, int base, int index, unsigned scale,
+		int32_t disp)
+{
+	unsigned mod = base < 0 ? 0 : disp == (int8_t)disp ? 1 : 2;
+
+	if (size16)
+		e8(e, 0x66);
+	rex(e, w, reg, index < 0 ? 0 : (unsigned)index, base < 0 ? 0 : (unsigned)base);
+	e8(e, OP_LEA);
+	if (index < 0 && base >= 0 && (base & 7) != 4) {
+		e8(e, mod << 6 | (reg & 7) << 3 | (unsigned)(base & 7));
+	} else {
+		e8(e, mod << 6 | (reg & 7) << 3 | 4);
+		e8(e, scale << 6 | (index < 0 ? 4 : (unsigned)(index & 7)) << 3 |
+			  (base < 0 ? 5 : (unsigned)(base & 7)));
+	}
+	if (mod == 1)
+		e8(e, (uint8_t)disp);
+	else
+		e32(e, (uint32_t)disp);
+}
+
+void e_lea(struct emit *e, unsigned reg, unsigned base, int32_t disp)
+{
+	e_lea_full(e, true, false, reg, (int)base, -1, 0, disp);
+}
+
+void e_mov_imm(struct emit *e, unsigned reg, uint64_t imm)
+{
+	if (imm == (uint32_t)imm) {
+		if (reg >> 3)
+			e8(e, 0x41);
+		e8(e, 0xb8 | (reg & 7));
+		e32(e, (uint32_t)imm);
+	} else if (imm == (uint64_t)(int64_t)(int32_t)imm) {
+		rex(e, true, 0, 0, reg);
+		e8(e, 0xc7);
+		e8(e, 0xc0 | (reg & 7));
+		e32(e, (uint32_t)imm);
+	} else {
+		rex(e, true, 0, 0, reg);
+		e8(e, 0xb8 | (reg & 7));
+		e64(e, imm);
+	}
+}
+
+void e_pext(struct emit *e, unsigned reg, unsigned src, uint32_t off)
+{
+	/* VEX.LZ.F3.0F38.W1 F5 /r: pext reg, vvvv, r/m */
+	e8(e, 0x65);
+	e8(e, 0xc4);
+	e8(e, (reg >> 3 ? 0 : 0x80) | 0x40 | 0x20 | 2);
+	e8(e, 0x80 | (~src & 15) << 3 | 2);
+	e8(e, 0xf5);
+	e8(e, (reg & 7) << 3 | 4);
+	e8(e, 0x25);
+	e32(e, off);
+}
+
+void e_jmp_gs(struct emit *e, uint32_t off)
+{
+	e8(e, 0x65);
+	e8(e, 0xff);
+	e8(e, 4 << 3 | 4);
+	e8(e, 0x25);
+	e32(e, off);
+}
+
+uint32_t e_jmp(struct emit *e, uint32_t to)
+{
+	uint32_t at;
+
+	e8(e, 0xe9);
+	at = e_here(e);
+	e32(e, to - (at + 4));
+	return at;
+}
+
+uint32_t e_jcc(struct emit *e, unsigned cc, uint32_t to)
+{
+	uint32_t at;
+
+	e8(e, 0x0f);
+	e8(e, 0x80 | cc);
+	at = e_here(e);
+	e32(e, to - (at + 4));
+	return at;
+}
+
+/* [r14 + r15] as ModRM and SIB. */
+static void mem(struct emit *e, unsigned op, unsigned reg)
+{
+	rex(e, true, reg, H_R15, H_R14);
+	e8(e, op);
+	e8(e, (reg & 7) << 3 | 4);
+	e8(e, 7 << 3 | 6);
+}
+
+void e_load(struct emit *e, unsigned reg)
+{
+	mem(e, OP_MOV_LOAD, reg);
+}
+
+void e_store(struct emit *e, unsigned reg)
+{
+	mem(e, OP_MOV_STORE, reg);
+}

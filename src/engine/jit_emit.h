@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Private to the translator: host code as bytes. Registers are host numbers 0..15. */
+#ifndef USERKVM_ENGINE_JIT_EMIT_H
+#define USERKVM_ENGINE_JIT_EMIT_H
+
+#include "engine/jit.h"
+
+enum {
+	H_RAX,
+	H_RCX,
+	H_RDX,
+	H_RBX,
+	H_RSP,
+	H_RBP,
+	H_RSI,
+	H_RDI,
+	H_R8,
+	H_R9,
+	H_R10,
+	H_R11,
+	H_R12,
+	H_R13,
+	H_R14,
+	H_R15
+};
+#define H_GUEST_RCX H_R13
+#define H_GUEST_RSP H_R12
+
+struct emit {
+	struct jit *j;
+	uint8_t *p, *end; /* in the writable mapping */
+	bool full;
+};
+
+static inline void e8(struct emit *e, unsigned b)
+{
+	if (e->p < e->end)
+		*e->p++ = (uint8_t)b;
+	else
+		e->full = true;
+}
+
+static inline void e32(struct emit *e, uint32_t v)
+{
+	for (int k = 0; k < 4; k++)
+		e8(e, v >> (8 * k) & 0xff);
+}
+
+static inline void e64(struct emit *e, uint64_t v)
+{
+	e32(e, (uint32_t)v);
+	e32(e, (uint32_t)(v >> 32));
+}
+
+/* Offset of the next byte in the code memory. */
+static inline uint32_t e_here(const struct emit *e)
+{
+	return (uint32_t)(e->p - e->j->rw);
+}
+
+/* op reg, gs:[off]; w: 64 bits. `op` is one byte, or 0x0fXX. */
+void e_gs(struct emit *e, unsigned op, bool w, unsigned reg, uint32_t off);
+/* mov reg, gs:[off + index * 8] */
+void e_gs_index(struct emit *e, unsigned reg, unsigned index, uint32_t off);
+/* op reg, rm between registers */
+void e_rr(struct emit *e, unsigned op, bool w, unsigned reg, unsigned rm);
+/* lea reg, [base + disp]; base any register */
+void e_lea(struct emit *e, unsigned reg, unsigned base, int32_t disp);
+/* lea reg, [base + index << scale + disp]; base -1: none. w false: 32-bit result, size16: 16-bit */
+void e_lea_full(struct emit *e, bool w, bool size16, unsigned reg, int base, int index, unsigned scale,
+		int32_t disp);
+/* mov reg, imm (shortest form; no flags) */
+void e_mov_imm(struct emit *e, unsigned reg, uint64_t imm);
+/* pext reg, src, gs:[off] */
+void e_pext(struct emit *e, unsigned reg, unsigned src, uint32_t off);
+/* jmp gs:[off] */
+void e_jmp_gs(struct emit *e, uint32_t off);
+/* jmp rel32 to a code offset; returns the offset of the rel32 */
+uint32_t e_jmp(struct emit *e, uint32_t to);
+/* jcc rel32 */
+uint32_t e_jcc(struct emit *e, unsigned cc, uint32_t to);
+/* mov between [r14 + r15] and a 64-bit register */
+void e_load(struct emit *e, unsigned reg);
+void e_store(struct emit *e, unsigned reg);
+
+#define OP_MOV_LOAD  0x8b
+#define OP_MOV_STORE 0x89
+#define OP_LEA	     0x8d
+
+/* -- jit_op.c -- */
+
+/* What a block's making remembers. */
+struct making {
+	struct emit e;
+	struct engine_cpu *c;
+	struct jit *j;
+	struct jit_block *b;
+	uint32_t block_id;
+	unsigned index; /* of the instruction in the block */
+	uint64_t rip;	/* its own, and behind it */
+	uint64_t next;
+	const uint8_t *bytes;
+	struct insn_decoded d;
+	/* slow stubs to be placed behind the block: their sites and the jumps that go there */
+	struct {
+		uint32_t site, patch;
+	} stub[JIT_BLOCK_MAX * 4];
+	unsigned nstubs;
+	bool ends; /* the instruction ended the block */
+};
+
+/* Emits the instruction m->d; true. False: not copied (nothing was emitted). */
+bool jit_op(struct making *m);
+/* Vector instructions, and general ones with VEX. */
+bool jit_vector_op(struct making *m);
+/* The parts that jit_op.c lends it. */
+struct address {
+	int base, index; /* guest numbers, -1 */
+	unsigned scale;
+	int64_t disp;
+	bool absolute; /* disp is all of it */
+	uint32_t seg;  /* offset of the segment's base in struct engine_cpu, 0 = none */
+};
+/* False if the form is left to the interpreter. */
+bool jit_address_of(const struct making *m, const ZydisDecodedOperand *o, struct address *a);
+/* The linear address in r14; uses r15 and rcx. */
+void jit_emit_address(struct making *m, const struct address *a);
+/* From the linear address in r14 to [r14 + r15]; rcx is free afterwards. */
+void jit_emit_probe(struct making *m, const struct jit_site *s);
+/* The host register of guest register n: its own, or `temp` after a load; and temp's way back. */
+unsigned jit_reg_in(struct making *m, int n, unsigned temp);
+void jit_reg_out(struct making *m, int n, unsigned temp);
+bool jit_in_memory(int n);
+/* The instruction's bytes with other register fields. reg: ModRM.reg; rm: a register, or -1 for [r14 + r15]; opc: the
+ * register in the opcode byte, or -1; vvvv: VEX's. */
+void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvvv);
+bool jit_writes(const ZydisDecodedOperand *o);
+/* A jump to the site's slow stub, which is placed behind the block. */
+void jit_jump_slow(struct making *m, const struct jit_site *s);
+/* A slow stub that only the fault hook goes to. */
+void jit_only_slow(struct making *m, const struct jit_site *s);
+#define NO_PATCH UINT32_MAX
+/* An instruction for the interpreter. */
+void jit_op_call(struct making *m);
+/* A new site that begins here; its stub will be placed at the end. */
+struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigned size);
+/* Emits a patchable exit to a guest address. */
+void jit_exit_to(struct making *m, uint64_t target);
+/* The conditional form: jcc to the exit. */
+void jit_exit_if(struct making *m, unsigned cc, uint64_t target);
+
+#endif

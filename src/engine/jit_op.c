@@ -1,0 +1,689 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One guest instruction to host code. The rule is "copy, do not lift": prefixes, opcode and immediate stay, the
+ * register fields name other registers, and a memory operand becomes [r14 + r15], host page and offset.
+ *
+ * A memory access is one window, from the computation of its address to the access: it changes only scratch
+ * registers until then, so it can be begun again at any point (engine_kick), and the access commits all at once.
+ * Nothing in it touches flags.
+ */
+#include "engine/jit_emit.h"
+
+/* Host register of a guest's; -1: in struct engine_cpu. */
+static const int8_t host_of[16] = {H_RAX, H_GUEST_RCX, H_RDX, H_RBX, H_GUEST_RSP, H_RBP, H_RSI, H_RDI,
+				   H_R8,  H_R9,	       H_R10, H_R11, -1,	  -1,	 -1,	-1};
+
+#define GPR_OFF(n) ((uint32_t)(offsetof(struct engine_cpu, gpr) + 8 * (n)))
+
+/* -- Sites -- */
+
+struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigned size)
+{
+	struct jit_site *s = &m->j->site[m->j->nsites++];
+
+	*s = (struct jit_site){.start = e_here(&m->e),
+			       .block = m->block_id,
+			       .rip = (uint16_t)(m->rip - m->b->rip),
+			       .index = (uint8_t)m->index,
+			       .len = (uint8_t)(m->next - m->rip),
+			       .size = (uint8_t)size,
+			       .kind = kind};
+	s->end = s->start;
+	return s;
+}
+
+/* A jump to the site's slow stub, which is placed behind the block. */
+void jit_jump_slow(struct making *m, const struct jit_site *s)
+{
+	m->stub[m->nstubs].site = (uint32_t)(s - m->j->site);
+	m->stub[m->nstubs].patch = e_jmp(&m->e, 0);
+	m->nstubs++;
+}
+
+void jit_only_slow(struct making *m, const struct jit_site *s)
+{
+	m->stub[m->nstubs].site = (uint32_t)(s - m->j->site);
+	m->stub[m->nstubs++].patch = NO_PATCH;
+}
+
+void jit_op_call(struct making *m)
+{
+	struct jit_site *s = jit_site_new(m, SITE_CALL, 0);
+
+	s->slow = s->start;
+	e8(&m->e, 0xb8 | H_RCX);
+	e32(&m->e, (uint32_t)(s - m->j->site));
+	e_jmp_gs(&m->e, JIT_OFF(slow_thunk));
+	s->cont = e_here(&m->e);
+}
+
+/* -- Addresses -- */
+
+/* A host register that holds guest register n: its own, or `temp` after a load. */
+unsigned jit_reg_in(struct making *m, int n, unsigned temp)
+{
+	if (host_of[n] >= 0)
+		return (unsigned)host_of[n];
+	e_gs(&m->e, OP_MOV_LOAD, true, temp, GPR_OFF(n));
+	return temp;
+}
+
+/* False if the form is left to the interpreter. */
+bool jit_address_of(const struct making *m, const ZydisDecodedOperand *o, struct address *a)
+{
+	const ZydisDecodedInstruction *in = &m->d.in;
+
+	*a = (struct address){.base = -1, .index = -1};
+	if (in->address_width != 64 || o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
+	    (o->mem.type != ZYDIS_MEMOP_TYPE_MEM && o->mem.type != ZYDIS_MEMOP_TYPE_AGEN))
+		return false;
+	a->disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
+	if (o->mem.base == ZYDIS_REGISTER_RIP) {
+		a->disp += (int64_t)m->next;
+		a->absolute = true;
+	} else {
+		a->base = decode_gpr_number(o->mem.base);
+		a->index = decode_gpr_number(o->mem.index);
+		if ((in->attributes & ZYDIS_ATTRIB_HAS_SIB) && !in->raw.modrm.mod && in->raw.sib.base == 5) {
+			a->base = -1;
+			a->disp = in->raw.disp.value;
+		}
+		a->absolute = a->base < 0 && a->index < 0;
+	}
+	a->scale = o->mem.scale ? (unsigned)__builtin_ctz(o->mem.scale) : 0;
+	if (o->mem.segment == ZYDIS_REGISTER_FS)
+		a->seg = CPU_OFF(seg[FS].base);
+	if (o->mem.segment == ZYDIS_REGISTER_GS)
+		a->seg = CPU_OFF(seg[GS].base);
+	return true;
+}
+
+/* The linear address in r14; uses r15 and rcx. */
+void jit_emit_address(struct making *m, const struct address *a)
+{
+	struct emit *e = &m->e;
+
+	if (a->absolute) {
+		e_mov_imm(e, H_R14, (uint64_t)a->disp);
+	} else {
+		int base = a->base < 0 ? -1 : (int)jit_reg_in(m, a->base, H_R14);
+		int index = a->index < 0 ? -1 : (int)jit_reg_in(m, a->index, H_R15);
+
+		if (index < 0 && !a->disp) {
+			if (base != H_R14)
+				e_rr(e, OP_MOV_STORE, true, (unsigned)base, H_R14);
+		} else {
+			e_lea_full(e, true, false, H_R14, base, index, a->scale, (int32_t)a->disp);
+		}
+	}
+	if (a->seg) {
+		e_gs(e, OP_MOV_LOAD, true, H_RCX, a->seg);
+		e_lea_full(e, true, false, H_R14, H_R14, H_RCX, 0, 0);
+	}
+}
+
+/* From the linear address in r14 to [r14 + r15]; rcx is free afterwards. */
+void jit_emit_probe(struct making *m, const struct jit_site *s)
+{
+	uint32_t table = JIT_OFF(tlb) + (m->b->key & JIT_KEY_CLASS) * (uint32_t)sizeof(struct jit_tlb);
+	bool write = s->kind == SITE_WRITE;
+	struct emit *e = &m->e;
+
+	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
+	if (s->size > 1)
+		e_lea(e, H_RCX, H_R14, s->size - 1);
+	e_pext(e, H_RCX, s->size > 1 ? H_RCX : H_R14, JIT_OFF(mask_page));
+	e_gs_index(e, H_R15, H_R15,
+		   table +
+		       (uint32_t)(write ? offsetof(struct jit_tlb, wneg) : offsetof(struct jit_tlb, rneg)));
+	e_lea_full(e, true, false, H_RCX, H_RCX, H_R15, 0, 0);
+	e8(e, 0xe3); /* jrcxz over the jump */
+	e8(e, 5);
+	jit_jump_slow(m, s);
+	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
+	e_gs_index(e, H_R15, H_R15,
+		   table +
+		       (uint32_t)(write ? offsetof(struct jit_tlb, wadd) : offsetof(struct jit_tlb, radd)));
+}
+
+void jit_reg_out(struct making *m, int n, unsigned temp)
+{
+	if (host_of[n] < 0)
+		e_gs(&m->e, OP_MOV_STORE, true, temp, GPR_OFF(n));
+}
+
+bool jit_in_memory(int n)
+{
+	return host_of[n] < 0;
+}
+
+struct operands {
+	const ZydisDecodedOperand *reg, *rm, *opc, *mem;
+	bool cl; /* shifts by CL */
+};
+
+static bool is_shift(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_SHL || m == ZYDIS_MNEMONIC_SHR || m == ZYDIS_MNEMONIC_SAR ||
+	       m == ZYDIS_MNEMONIC_ROL || m == ZYDIS_MNEMONIC_ROR || m == ZYDIS_MNEMONIC_RCL ||
+	       m == ZYDIS_MNEMONIC_RCR || m == ZYDIS_MNEMONIC_SHLD || m == ZYDIS_MNEMONIC_SHRD;
+}
+
+static bool sort_register(const struct making *m, const ZydisDecodedOperand *o, struct operands *ops)
+{
+	ZydisRegister r = o->reg.value;
+	int n = decode_gpr_number(r);
+
+	if (r == ZYDIS_REGISTER_RFLAGS || r == ZYDIS_REGISTER_EFLAGS || r == ZYDIS_REGISTER_FLAGS)
+		return true;
+	if (n < 0 || n >= 16)
+		return false;
+	switch (o->encoding) {
+	case ZYDIS_OPERAND_ENCODING_MODRM_REG: ops->reg = o; return true;
+	case ZYDIS_OPERAND_ENCODING_MODRM_RM: ops->rm = o; return true;
+	case ZYDIS_OPERAND_ENCODING_OPCODE: ops->opc = o; return true;
+	case ZYDIS_OPERAND_ENCODING_NONE:
+		if (n == RCX && r == ZYDIS_REGISTER_CL && is_shift(m->d.in.mnemonic)) {
+			ops->cl = true;
+			return true;
+		}
+		return host_of[n] == n;
+	default: return false;
+	}
+}
+
+/* True if every operand is of a kind that a copy can rename. */
+static bool sort_operands(const struct making *m, struct operands *ops)
+{
+	*ops = (struct operands){0};
+	for (unsigned k = 0; k < m->d.in.operand_count; k++) {
+		const ZydisDecodedOperand *o = &m->d.op[k];
+
+		switch (o->type) {
+		case ZYDIS_OPERAND_TYPE_REGISTER:
+			if (!sort_register(m, o, ops))
+				return false;
+			break;
+		case ZYDIS_OPERAND_TYPE_MEMORY: ops->mem = o; break;
+		case ZYDIS_OPERAND_TYPE_IMMEDIATE:
+			if (o->imm.is_relative)
+				return false;
+			break;
+		default: return false;
+		}
+	}
+	return true;
+}
+
+bool jit_writes(const ZydisDecodedOperand *o)
+{
+	return o->actions & (ZYDIS_OPERAND_ACTION_WRITE | ZYDIS_OPERAND_ACTION_CONDWRITE);
+}
+
+/* The renamed host register of an operand; loads what lives in memory into `temp`. */
+static unsigned rename_in(struct making *m, const ZydisDecodedOperand *o, unsigned temp)
+{
+	return jit_reg_in(m, decode_gpr_number(o->reg.value), temp);
+}
+
+/* Stores back what a temp held. */
+static void rename_out(struct making *m, const ZydisDecodedOperand *o, unsigned temp)
+{
+	int n = o ? decode_gpr_number(o->reg.value) : 0;
+
+	if (o && host_of[n] < 0 && jit_writes(o))
+		e_gs(&m->e, OP_MOV_STORE, true, temp, GPR_OFF(n));
+}
+
+/* -- Bytes -- */
+
+struct fields {
+	unsigned reg, vvvv;
+	int rm, opc;
+	unsigned x, b; /* extension bits of the operand in ModRM.rm */
+};
+
+static void emit_legacy(struct making *m, const struct fields *f)
+{
+	const ZydisDecodedInstruction *in = &m->d.in;
+	struct emit *e = &m->e;
+
+	for (unsigned k = 0; k < in->raw.prefix_count; k++) {
+		uint8_t p = in->raw.prefixes[k].value;
+
+		if (p == 0x66 || p == 0xf2 || p == 0xf3 || p == 0xf0)
+			e8(e, p);
+	}
+	e8(e, 0x40 | (unsigned)in->raw.rex.W << 3 | (f->reg >> 3 & 1) << 2 | (f->x & 1) << 1 | (f->b & 1));
+	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		e8(e, 0x0f);
+	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F38)
+		e8(e, 0x38);
+	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
+		e8(e, 0x3a);
+}
+
+static void emit_vex(struct making *m, const struct fields *f)
+{
+	const ZydisDecodedInstruction *in = &m->d.in;
+	struct emit *e = &m->e;
+
+	e8(e, 0xc4);
+	e8(e, (~f->reg >> 3 & 1) << 7 | (~f->x & 1) << 6 | (~f->b & 1) << 5 | in->raw.vex.m_mmmm);
+	e8(e, (unsigned)in->raw.vex.W << 7 | (~f->vvvv & 15) << 3 | (unsigned)in->raw.vex.L << 2 |
+		  in->raw.vex.pp);
+}
+
+static void emit_evex(struct making *m, const struct fields *f)
+{
+	const ZydisDecodedInstruction *in = &m->d.in;
+	struct emit *e = &m->e;
+
+	e8(e, 0x62);
+	e8(e, (~f->reg >> 3 & 1) << 7 | (~f->x & 1) << 6 | (~f->b & 1) << 5 | (~f->reg >> 4 & 1) << 4 |
+		  in->raw.evex.mmm);
+	e8(e, (unsigned)in->raw.evex.W << 7 | (~f->vvvv & 15) << 3 | 4 | in->raw.evex.pp);
+	e8(e, (unsigned)in->raw.evex.z << 7 | (unsigned)in->raw.evex.L2 << 6 | (unsigned)in->raw.evex.L << 5 |
+		  (unsigned)in->raw.evex.b << 4 | (~f->vvvv >> 4 & 1) << 3 | in->raw.evex.aaa);
+}
+
+void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvvv)
+{
+	const ZydisDecodedInstruction *in = &m->d.in;
+	struct fields f = {.reg = reg, .vvvv = vvvv, .rm = rm, .opc = opc};
+	unsigned op = in->opcode;
+	struct emit *e = &m->e;
+
+	if (opc >= 0) {
+		op = (op & ~7u) | (unsigned)(opc & 7);
+		f.b = (unsigned)opc >> 3;
+	} else if (in->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
+		f.x = rm < 0 ? 1 : (unsigned)rm >> 4;
+		f.b = rm < 0 ? 1 : (unsigned)rm >> 3;
+	}
+	if (in->attributes & ZYDIS_ATTRIB_HAS_EVEX)
+		emit_evex(m, &f);
+	else if (in->attributes & ZYDIS_ATTRIB_HAS_VEX)
+		emit_vex(m, &f);
+	else
+		emit_legacy(m, &f);
+	e8(e, op);
+	if (in->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
+		e8(e, (rm < 0 ? 0 : 0xc0) | (reg & 7) << 3 | (rm < 0 ? 4 : (unsigned)(rm & 7)));
+		if (rm < 0)
+			e8(e, 7 << 3 | 6);
+	}
+	for (unsigned k = 0; k < 2; k++)
+		for (unsigned byte = 0; byte < in->raw.imm[k].size / 8; byte++)
+			e8(e, m->bytes[in->raw.imm[k].offset + byte]);
+}
+
+/* -- Copies -- */
+
+/* A copied instruction without a memory operand. */
+static bool copy_registers(struct making *m, const struct operands *ops)
+{
+	unsigned reg = m->d.in.raw.modrm.reg, rm = 0;
+	int opc = -1;
+
+	if (ops->cl)
+		e_rr(&m->e, OP_MOV_STORE, true, H_GUEST_RCX, H_RCX);
+	if (ops->reg)
+		reg = rename_in(m, ops->reg, H_R15);
+	if (ops->rm)
+		rm = rename_in(m, ops->rm, H_R14);
+	if (ops->opc)
+		opc = (int)rename_in(m, ops->opc, H_R14);
+	jit_emit_copy(m, reg, (int)rm, opc, 0);
+	rename_out(m, ops->reg, H_R15);
+	rename_out(m, ops->rm, H_R14);
+	rename_out(m, ops->opc, H_R14);
+	return true;
+}
+
+/* With one. */
+static bool copy_memory(struct making *m, const struct operands *ops)
+{
+	unsigned reg = m->d.in.raw.modrm.reg, size = ops->mem->size / 8;
+	bool slot = ops->reg && host_of[decode_gpr_number(ops->reg->reg.value)] < 0;
+	struct jit_site *s;
+	struct address a;
+
+	if (ops->opc || (slot && ops->cl) || size > 8 || (size & (size - 1)) || !size ||
+	    !jit_address_of(m, ops->mem, &a))
+		return false;
+	s = jit_site_new(m, jit_writes(ops->mem) ? SITE_WRITE : SITE_READ, size);
+	jit_emit_address(m, &a);
+	jit_emit_probe(m, s);
+	if (ops->cl)
+		e_rr(&m->e, OP_MOV_STORE, true, H_GUEST_RCX, H_RCX);
+	if (ops->reg)
+		reg = rename_in(m, ops->reg, H_RCX);
+	jit_emit_copy(m, reg, -1, -1, 0);
+	s->end = e_here(&m->e);
+	rename_out(m, ops->reg, H_RCX);
+	s->cont = e_here(&m->e);
+	return true;
+}
+
+/* Instructions that may be copied, if their operands allow. */
+static bool copyable(const ZydisDecodedInstruction *in)
+{
+	if (in->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE |
+			      ZYDIS_ATTRIB_HAS_XACQUIRE | ZYDIS_ATTRIB_HAS_XRELEASE | ZYDIS_ATTRIB_HAS_VEX |
+			      ZYDIS_ATTRIB_HAS_EVEX | ZYDIS_ATTRIB_HAS_XOP))
+		return false;
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_OR:
+	case ZYDIS_MNEMONIC_ADC:
+	case ZYDIS_MNEMONIC_SBB:
+	case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_SUB:
+	case ZYDIS_MNEMONIC_XOR:
+	case ZYDIS_MNEMONIC_CMP:
+	case ZYDIS_MNEMONIC_TEST:
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVZX:
+	case ZYDIS_MNEMONIC_MOVSX:
+	case ZYDIS_MNEMONIC_MOVSXD:
+	case ZYDIS_MNEMONIC_INC:
+	case ZYDIS_MNEMONIC_DEC:
+	case ZYDIS_MNEMONIC_NEG:
+	case ZYDIS_MNEMONIC_NOT:
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD:
+	case ZYDIS_MNEMONIC_IMUL:
+	case ZYDIS_MNEMONIC_MUL:
+	case ZYDIS_MNEMONIC_BSF:
+	case ZYDIS_MNEMONIC_BSR:
+	case ZYDIS_MNEMONIC_TZCNT:
+	case ZYDIS_MNEMONIC_LZCNT:
+	case ZYDIS_MNEMONIC_POPCNT:
+	case ZYDIS_MNEMONIC_BSWAP:
+	case ZYDIS_MNEMONIC_XCHG:
+	case ZYDIS_MNEMONIC_CMPXCHG:
+	case ZYDIS_MNEMONIC_XADD:
+	case ZYDIS_MNEMONIC_CDQ:
+	case ZYDIS_MNEMONIC_CQO:
+	case ZYDIS_MNEMONIC_CWD:
+	case ZYDIS_MNEMONIC_CDQE:
+	case ZYDIS_MNEMONIC_CWDE:
+	case ZYDIS_MNEMONIC_CBW:
+	case ZYDIS_MNEMONIC_CLC:
+	case ZYDIS_MNEMONIC_STC:
+	case ZYDIS_MNEMONIC_CMC:
+	case ZYDIS_MNEMONIC_ADCX:
+	case ZYDIS_MNEMONIC_ADOX:
+	case ZYDIS_MNEMONIC_CRC32:
+	case ZYDIS_MNEMONIC_MFENCE:
+	case ZYDIS_MNEMONIC_LFENCE:
+	case ZYDIS_MNEMONIC_SFENCE: return true;
+	case ZYDIS_MNEMONIC_BT:
+	case ZYDIS_MNEMONIC_BTS:
+	case ZYDIS_MNEMONIC_BTR:
+	case ZYDIS_MNEMONIC_BTC:
+		/* A register index into memory reaches beyond the operand. */
+		return in->opcode == 0xba || in->raw.modrm.mod == 3;
+	default:
+		return (in->mnemonic >= ZYDIS_MNEMONIC_SETB && in->mnemonic <= ZYDIS_MNEMONIC_SETZ &&
+			in->mnemonic != ZYDIS_MNEMONIC_SETSSBSY) ||
+		       (in->meta.category == ZYDIS_CATEGORY_CMOV);
+	}
+}
+
+/* -- LEA and the stack -- */
+
+static bool op_lea(struct making *m)
+{
+	int n = decode_gpr_number(m->d.op[0].reg.value);
+	unsigned width = m->d.in.operand_width;
+	struct address a;
+	unsigned dst;
+
+	if (!jit_address_of(m, &m->d.op[1], &a) || n < 0 || width == 16)
+		return false;
+	dst = host_of[n] < 0 ? H_R14 : (unsigned)host_of[n];
+	if (a.absolute) {
+		e_mov_imm(&m->e, dst, width == 64 ? (uint64_t)a.disp : (uint32_t)a.disp);
+	} else {
+		int base = a.base < 0 ? -1 : (int)jit_reg_in(m, a.base, H_R14);
+		int index = a.index < 0 ? -1 : (int)jit_reg_in(m, a.index, H_R15);
+
+		e_lea_full(&m->e, width == 64, false, dst, base, index, a.scale, (int32_t)a.disp);
+	}
+	if (host_of[n] < 0)
+		e_gs(&m->e, OP_MOV_STORE, true, dst, GPR_OFF(n));
+	return true;
+}
+
+/* Begins an access of 8 bytes at guest RSP + disp. */
+static struct jit_site *stack_access(struct making *m, enum jit_site_kind kind, int32_t disp)
+{
+	struct jit_site *s = jit_site_new(m, kind, 8);
+
+	e_lea(&m->e, H_R14, H_GUEST_RSP, disp);
+	jit_emit_probe(m, s);
+	return s;
+}
+
+static void stack_done(struct making *m, struct jit_site *s, int32_t change)
+{
+	s->end = e_here(&m->e);
+	if (change)
+		e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, change);
+	s->cont = e_here(&m->e);
+}
+
+static bool op_push(struct making *m)
+{
+	const ZydisDecodedOperand *o = &m->d.op[0];
+	struct jit_site *s;
+
+	if (m->d.in.operand_width != 64)
+		return false;
+	if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		s = stack_access(m, SITE_WRITE, -8);
+		e_mov_imm(&m->e, H_RCX, (uint64_t)o->imm.value.s);
+		e_store(&m->e, H_RCX);
+	} else {
+		int n = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? decode_gpr_number(o->reg.value) : -1;
+
+		if (n < 0)
+			return false;
+		s = stack_access(m, SITE_WRITE, -8);
+		e_store(&m->e, jit_reg_in(m, n, H_RCX));
+	}
+	stack_done(m, s, -8);
+	return true;
+}
+
+static bool op_pop(struct making *m)
+{
+	const ZydisDecodedOperand *o = &m->d.op[0];
+	int n = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? decode_gpr_number(o->reg.value) : -1;
+	struct jit_site *s;
+
+	if (m->d.in.operand_width != 64 || n < 0 || n == RSP)
+		return false;
+	s = stack_access(m, SITE_READ, 0);
+	e_load(&m->e, host_of[n] < 0 ? H_RCX : (unsigned)host_of[n]);
+	s->end = e_here(&m->e);
+	if (host_of[n] < 0)
+		e_gs(&m->e, OP_MOV_STORE, true, H_RCX, GPR_OFF(n));
+	e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, 8);
+	s->cont = e_here(&m->e);
+	return true;
+}
+
+static bool op_leave(struct making *m)
+{
+	struct jit_site *s;
+
+	if (m->d.in.operand_width != 64)
+		return false;
+	s = jit_site_new(m, SITE_READ, 8);
+	e_rr(&m->e, OP_MOV_STORE, true, H_RBP, H_R14);
+	jit_emit_probe(m, s);
+	e_load(&m->e, H_RCX);
+	s->end = e_here(&m->e);
+	e_lea(&m->e, H_GUEST_RSP, H_RBP, 8);
+	e_rr(&m->e, OP_MOV_STORE, true, H_RCX, H_RBP);
+	s->cont = e_here(&m->e);
+	return true;
+}
+
+/* -- Branches -- */
+
+/* The target in r14 -> jump to its block by the table, by way of `between`; else to the site's slow stub. */
+static void look_up_target(struct making *m, const struct jit_site *s)
+{
+	uint32_t table = JIT_OFF(jump) + (m->b->key & JIT_KEY_CLASS) * (uint32_t)sizeof(struct jit_jump);
+	struct emit *e = &m->e;
+
+	e_pext(e, H_R15, H_R14, JIT_OFF(mask_jump));
+	e_gs_index(e, H_RCX, H_R15, table + (uint32_t)offsetof(struct jit_jump, neg));
+	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
+	e8(e, 0xe3);
+	e8(e, 5);
+	jit_jump_slow(m, s);
+	e_gs_index(e, H_R14, H_R15, table + (uint32_t)offsetof(struct jit_jump, entry));
+}
+
+static void jump_r14(struct making *m)
+{
+	e8(&m->e, 0x41);
+	e8(&m->e, 0xff);
+	e8(&m->e, 0xe0 | (H_R14 & 7));
+}
+
+static bool op_ret(struct making *m)
+{
+	int32_t pop = 8;
+	struct jit_site *s;
+
+	if (m->d.in.meta.branch_type != ZYDIS_BRANCH_TYPE_NEAR || m->d.in.operand_width != 64)
+		return false;
+	if (m->d.in.opcode == 0xc2)
+		pop += (int32_t)m->d.op[0].imm.value.u;
+	else if (m->d.in.opcode != 0xc3)
+		return false;
+	s = stack_access(m, SITE_READ, 0);
+	e_load(&m->e, H_R14);
+	s->end = e_here(&m->e);
+	/* Not in the table: the interpreter executes the RET from its start, nothing of it is done yet. */
+	s = jit_site_new(m, SITE_CALL, 0);
+	look_up_target(m, s);
+	e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, pop);
+	jump_r14(m);
+	m->ends = true;
+	return true;
+}
+
+/* Pushes the return address; then the block's exit follows. */
+static void push_return(struct making *m)
+{
+	struct jit_site *s = stack_access(m, SITE_WRITE, -8);
+
+	e_mov_imm(&m->e, H_RCX, m->next);
+	e_store(&m->e, H_RCX);
+	stack_done(m, s, -8);
+}
+
+/* JMP and CALL through a register or memory. */
+static bool op_indirect(struct making *m, bool call)
+{
+	const ZydisDecodedOperand *o = &m->d.op[0];
+	struct jit_site *s;
+	struct address a;
+
+	if (m->d.in.operand_width != 64 || m->d.in.opcode != 0xff)
+		return false;
+	if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		if (!jit_address_of(m, o, &a))
+			return false;
+		s = jit_site_new(m, SITE_READ, 8);
+		jit_emit_address(m, &a);
+		jit_emit_probe(m, s);
+		e_load(&m->e, H_R14);
+		s->end = e_here(&m->e);
+	} else {
+		unsigned r = jit_reg_in(m, decode_gpr_number(o->reg.value), H_R14);
+
+		if (r != H_R14)
+			e_rr(&m->e, OP_MOV_STORE, true, r, H_R14);
+	}
+	s = jit_site_new(m, SITE_CALL, 0);
+	look_up_target(m, s);
+	if (call) {
+		e_gs(&m->e, OP_MOV_STORE, true, H_R14, JIT_OFF(tmp));
+		push_return(m);
+		e_jmp_gs(&m->e, JIT_OFF(tmp));
+	} else {
+		jump_r14(m);
+	}
+	m->ends = true;
+	return true;
+}
+
+static bool op_branch(struct making *m)
+{
+	const ZydisDecodedOperand *o = &m->d.op[0];
+	bool relative = o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && o->imm.is_relative;
+	uint64_t target = relative ? m->next + o->imm.value.u : 0;
+	unsigned op = m->d.in.opcode;
+
+	if (m->d.in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+		return false;
+	if (relative && !is_canonical(target))
+		return false;
+	if (!relative)
+		return op_indirect(m, m->d.in.mnemonic == ZYDIS_MNEMONIC_CALL);
+	if (op == 0xe9 || op == 0xeb) {
+		jit_exit_to(m, target);
+	} else if (op == 0xe8) {
+		push_return(m);
+		jit_exit_to(m, target);
+	} else if ((m->d.in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && op >> 4 == 7) ||
+		   (m->d.in.opcode_map == ZYDIS_OPCODE_MAP_0F && op >> 4 == 8)) {
+		jit_exit_if(m, op & 15, target);
+	} else {
+		return false;
+	}
+	m->ends = true;
+	return true;
+}
+
+bool jit_op(struct making *m)
+{
+	struct operands ops;
+
+	switch (m->d.in.mnemonic) {
+	case ZYDIS_MNEMONIC_LEA: return op_lea(m);
+	case ZYDIS_MNEMONIC_PUSH: return op_push(m);
+	case ZYDIS_MNEMONIC_POP: return op_pop(m);
+	case ZYDIS_MNEMONIC_LEAVE: return op_leave(m);
+	case ZYDIS_MNEMONIC_RET: return op_ret(m);
+	case ZYDIS_MNEMONIC_NOP: return !(m->d.in.attributes & ZYDIS_ATTRIB_HAS_LOCK);
+	default: break;
+	}
+	if (m->d.in.attributes & (ZYDIS_ATTRIB_HAS_VEX | ZYDIS_ATTRIB_HAS_EVEX))
+		return jit_vector_op(m);
+	if (m->d.in.meta.category == ZYDIS_CATEGORY_COND_BR ||
+	    m->d.in.meta.category == ZYDIS_CATEGORY_UNCOND_BR || m->d.in.meta.category == ZYDIS_CATEGORY_CALL)
+		return op_branch(m);
+	if (!copyable(&m->d.in))
+		return jit_vector_op(m);
+	if (!sort_operands(m, &ops))
+		return false;
+	if ((m->d.in.attributes & ZYDIS_ATTRIB_HAS_LOCK) && !ops.mem)
+		return false;
+	return ops.mem ? copy_memory(m, &ops) : copy_registers(m, &ops);
+}

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The run loop of the translator: cold code by the interpreter, hot code by blocks; and what blocks ask of C.
+ *
+ * Generated code is entered with the guest's registers in c and left the same way, so whatever happens in jit_slow
+ * (a fault that jumps to the run loop included) finds c->gpr and c->rflags as the interpreter would have left them
+ * before the instruction of the site.
+ */
+#include "engine/fpu.h"
+#include "engine/jit.h"
+
+/* -- Flags and counts between the two -- */
+
+static void flags_in(struct engine_cpu *c)
+{
+	uint64_t f = c->jit->flags;
+
+	c->rflags = (c->rflags & ~FLAGS_ARITH) | (f >> 8 & (FLAGS_ARITH & 0xff)) | (f & 1) << 11;
+}
+
+static void flags_out(struct engine_cpu *c)
+{
+	c->jit->flags = (c->rflags & 0xff) << 8 | (c->rflags >> 11 & 1);
+}
+
+/* -- Blocks that must be looked at before they run -- */
+
+/* True if the guest's bytes are still those of the block. May raise. */
+static bool same_code(struct engine_cpu *c, const struct jit_block *b)
+{
+	uint8_t buf[JIT_BLOCK_MAX * 15];
+	struct jit *j = c->jit;
+	uint8_t *host;
+	uint64_t seq;
+	long left;
+
+	do {
+		host = interp_code_host(c, b->rip, &seq);
+		left = raw_copy(c, buf, host, b->len, seq);
+	} while (left > 0);
+	if (left < 0)
+		access_bad(c);
+	jit_code_page(c, (uint8_t *)((uint64_t)host & ~PAGE_OFFSET_MASK));
+	return !memcmp(buf, j->bytes + b->bytes, b->len);
+}
+
+/* At a block's head: calm and compared, go on; else leave. */
+static uint64_t enter_block(struct engine_cpu *c, struct jit_block *b)
+{
+	struct jit *j = c->jit;
+	uint32_t id = (uint32_t)(b - j->block);
+
+	c->rip = b->rip;
+	if (!jit_calm(c) || jit_key(c) != b->key)
+		return 0;
+	j->stats.validations++;
+	if (!same_code(c, b)) {
+		b->dead = true;
+		j->stamp[id] = 1;
+		j->stats.retranslated++;
+		return 0;
+	}
+	/* The word with everything but the epoch 0: a request that comes now is seen at the next head. */
+	j->stamp[id] = -((uint64_t)(c->slow & ~SLOW_REASONS) << 32);
+	return (uint64_t)j->rx + b->body;
+}
+
+/* -- Sites -- */
+
+/* Executes the site's instruction by its handler and says where to go on. */
+static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, struct jit_block *b)
+{
+	struct jit *j = c->jit;
+	uint64_t next = b->rip + s->rip + s->len;
+	unsigned left = b->insns - s->index, key = b->key;
+
+	j->stats.fallbacks++;
+	c->rip = b->rip + s->rip;
+	c->retired -= left;
+	interp_one(c);
+	if (s->kind != SITE_CALL)
+		jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE);
+	if (!s->cont || c->rip != next || !c->code64 || jit_key(c) != key ||
+	    jit_word(c) + j->stamp[s->block] != 0)
+		return 0;
+	c->retired += left - 1;
+	flags_out(c);
+	fpu_live(c->fpu);
+	return (uint64_t)j->rx + s->cont;
+}
+
+uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
+{
+	struct jit *j = c->jit;
+	const struct jit_site *s = &j->site[site];
+	struct jit_block *b = &j->block[s->block];
+
+	flags_in(c);
+	j->exit_id = JIT_NO_EXIT;
+	if (s->kind == SITE_ENTRY)
+		return enter_block(c, b);
+	if (s->kind != SITE_CALL && (site != j->filled_site || c->retired != j->filled_at) &&
+	    jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE)) {
+		j->filled_site = site;
+		j->filled_at = c->retired;
+		return (uint64_t)j->rx + s->start;
+	}
+	return call_handler(c, s, b);
+}
+
+/* -- The loop -- */
+
+/* One instruction after another until a branch, or until something asks. */
+static void run_cold(struct engine_cpu *c)
+{
+	bool straight;
+
+	do
+		straight = interp_one(c);
+	while (straight && jit_calm(c));
+}
+
+static bool is_hot(struct jit *j, uint64_t rip)
+{
+	uint8_t *h = &j->heat[(rip ^ rip >> 14) & (JIT_HEAT - 1)];
+
+	if (*h >= jit_threshold)
+		return true;
+	++*h;
+	return false;
+}
+
+/* The block at c->rip, made if the code is hot; NULL: interpret. */
+static struct jit_block *block_here(struct engine_cpu *c)
+{
+	struct jit_block *b = jit_find(c, c->rip);
+
+	if (b || !is_hot(c->jit, c->rip))
+		return b;
+	return jit_translate(c);
+}
+
+/* The exit by which the last block left leads to b from now on; an indirect branch finds it in the table. */
+static void link_to(struct engine_cpu *c, const struct jit_block *b, uint32_t exit_id)
+{
+	struct jit *j = c->jit;
+	unsigned i = b->rip & (JIT_JUMPS - 1);
+
+	if (exit_id != JIT_NO_EXIT && j->exit[exit_id].target == b->rip && j->exit[exit_id].key == b->key) {
+		jit_patch(j, j->exit[exit_id].patch, b->entry);
+		return;
+	}
+	j->jump[b->key & JIT_KEY_CLASS].neg[i] = JIT_NO_TARGET;
+	j->jump[b->key & JIT_KEY_CLASS].entry[i] = (uint64_t)j->rx + b->entry;
+	j->jump[b->key & JIT_KEY_CLASS].neg[i] = -b->rip;
+}
+
+static void run_block(struct engine_cpu *c, struct jit_block *b)
+{
+	struct jit *j = c->jit;
+	uint32_t id;
+
+	flags_out(c);
+	fpu_live(c->fpu); /* vector instructions run under the guest's MXCSR */
+	j->exit_id = JIT_NO_EXIT;
+	j->stats.exits++;
+	j->enter(c, (uint64_t)j->rx + b->entry);
+	id = j->exit_id;
+	if (id == JIT_NO_EXIT)
+		return; /* jit_slow has put everything in place */
+	flags_in(c);
+	c->rip = j->exit[id].target;
+}
+
+void jit_run(struct engine_cpu *c)
+{
+	struct jit *j = c->jit;
+	uint32_t exit_id = JIT_NO_EXIT;
+
+	if (!jit_start(c)) {
+		while (jit_calm(c))
+			interp_one(c);
+		return;
+	}
+	if (atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) != j->seen_seq) {
+		j->seen_seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
+		jit_new_epoch(c);
+	}
+	j->gs_outside = jit_gs_enter(c);
+	j->inside = true;
+	jit_watch(j);
+	while (jit_calm(c)) {
+		uint64_t generation = j->stats.flushes;
+		struct jit_block *b = c->code64 ? block_here(c) : NULL;
+
+		if (!b) {
+			exit_id = JIT_NO_EXIT;
+			run_cold(c);
+			continue;
+		}
+		if (generation == j->stats.flushes)
+			link_to(c, b, exit_id);
+		run_block(c, b);
+		exit_id = j->exit_id;
+	}
+	jit_landed(c);
+}
+
+void jit_landed(struct engine_cpu *c)
+{
+	if (!c->jit || !c->jit->inside)
+		return;
+	c->jit->inside = false;
+	jit_watch(NULL);
+	jit_gs_leave(c->jit->gs_outside);
+}
+
+void jit_begin(struct engine_cpu *c)
+{
+	if (c->jit && c->jit->rw)
+		jit_new_epoch(c);
+}
