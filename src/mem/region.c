@@ -124,7 +124,7 @@ static int prepare(struct mem *m, struct change *c)
 		c->new = c->old;
 	else if (!(c->new = slot_create(c->r)))
 		return -ENOMEM;
-	if (grow_sets(m, c))
+	if (slot_reserve_id(m, c->r->slot) || grow_sets(m, c))
 		goto fail;
 	if (logging_begins(c)) {
 		c->log = slot_log_create(c->new, all_set);

@@ -150,7 +150,26 @@ int slot_by_id(const struct mem *m, uint32_t slot, struct slot **out)
 {
 	if (slot >> 16 >= MEM_ADDRESS_SPACES || (slot & 0xffff) >= MEM_USER_SLOTS)
 		return -EINVAL;
-	*out = m->by_id[slot >> 16][slot & 0xffff];
+	*out = (slot & 0xffff) < m->nr_ids[slot >> 16] ? m->by_id[slot >> 16][slot & 0xffff] : NULL;
+	return 0;
+}
+
+int slot_reserve_id(struct mem *m, uint32_t slot)
+{
+	unsigned as = slot >> 16, id = slot & 0xffff, old = m->nr_ids[as], n = old;
+	struct slot **table;
+
+	if (id < old)
+		return 0;
+	while (n <= id)
+		n *= 2;
+	table = base_zalloc(n * sizeof(struct slot *));
+	if (!table)
+		return -ENOMEM;
+	memcpy(table, m->by_id[as], old * sizeof(struct slot *));
+	base_free(m->by_id[as]);
+	m->by_id[as] = table;
+	m->nr_ids[as] = n;
 	return 0;
 }
 
@@ -174,7 +193,8 @@ _Atomic uint64_t *slot_sptes(struct mem *m, struct slot *s)
 
 /* -- The object -- */
 
-#define FIRST_CAPACITY 16
+#define FIRST_CAPACITY 16 /* of a set */
+#define FIRST_IDS      16 /* of a table of ids */
 
 int mem_create(struct mem **out, const struct mem_port *port, void *ctx, struct srcu *srcu,
 	       struct mutex *slots_lock)
@@ -195,7 +215,8 @@ int mem_create(struct mem **out, const struct mem_port *port, void *ctx, struct 
 
 		atomic_store(&m->active[as], active);
 		m->inactive[as] = slot_set_create(FIRST_CAPACITY);
-		m->by_id[as] = base_zalloc(MEM_USER_SLOTS * sizeof(*m->by_id[as]));
+		m->by_id[as] = base_zalloc(FIRST_IDS * sizeof(struct slot *));
+		m->nr_ids[as] = FIRST_IDS;
 		if (!active || !m->inactive[as] || !m->by_id[as]) {
 			mem_destroy(m);
 			return -ENOMEM;
