@@ -13,6 +13,11 @@ for g in tools/gen-*; do
 	[ -x "$g" ] || continue
 	"$g" --check || { echo "$g: the document is not what the source says"; rc=1; }
 done
+# Rules can be broken on purpose in checked builds only.
+if [ -f build/libuserkvm.so ] && nm build/libuserkvm.so | grep -qE 'base_mutations|lockdep'; then
+	echo "build/libuserkvm.so: the release build has the lock checker's switches in it"
+	rc=1
+fi
 # Only what changed since the last run is analysed again; _Noreturn is spelled as cppcheck knows it. A first run on
 # a busy machine may not get to its end: what it has is kept.
 mkdir -p build/cppcheck
