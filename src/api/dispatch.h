@@ -59,5 +59,7 @@ long ioctl_unknown(const struct file_class *cls, uint32_t request, long r);
 
 /* Shared by several files: KVM_CHECK_EXTENSION on /dev/kvm and on a VM. */
 long ioctl_check_extension(struct ioctl_call *c);
+/* KVM_GET_SUPPORTED_HV_CPUID on /dev/kvm and on a vCPU. */
+long ioctl_get_hv_cpuid(struct ioctl_call *c);
 
 #endif

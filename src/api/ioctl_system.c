@@ -112,8 +112,10 @@ static long get_msr_feature_index_list(struct ioctl_call *c)
 }
 
 /* struct kvm_cpuid2, filled by `get`. */
-static long put_cpuid(unsigned long arg, int (*get)(struct kvm_cpuid_entry2 *e, unsigned *n))
+static long put_cpuid(struct ioctl_call *c,
+		      int (*get)(struct ioctl_call *c, struct kvm_cpuid_entry2 *e, unsigned *n))
 {
+	unsigned long arg = c->arg;
 	struct kvm_cpuid_entry2 *e;
 	uint32_t head[2];
 	unsigned n;
@@ -127,7 +129,7 @@ static long put_cpuid(unsigned long arg, int (*get)(struct kvm_cpuid_entry2 *e, 
 	e = base_zalloc(n * sizeof(*e));
 	if (!e)
 		return -ENOMEM;
-	r = get(e, &n);
+	r = get(c, e, &n);
 	if (!r) {
 		head[0] = n;
 		if (base_copy_out((void *)(arg + sizeof(head)), e, n * sizeof(*e)) ||
@@ -138,14 +140,34 @@ static long put_cpuid(unsigned long arg, int (*get)(struct kvm_cpuid_entry2 *e, 
 	return r;
 }
 
+static int supported_cpuid(struct ioctl_call *c, struct kvm_cpuid_entry2 *e, unsigned *n)
+{
+	return vcpu_supported_cpuid(e, n);
+}
+
+static int emulated_cpuid(struct ioctl_call *c, struct kvm_cpuid_entry2 *e, unsigned *n)
+{
+	return vcpu_emulated_cpuid(e, n);
+}
+
+static int supported_hv_cpuid(struct ioctl_call *c, struct kvm_cpuid_entry2 *e, unsigned *n)
+{
+	return vcpu_supported_hv_cpuid(c->v, e, n);
+}
+
 static long get_supported_cpuid(struct ioctl_call *c)
 {
-	return put_cpuid(c->arg, vcpu_supported_cpuid);
+	return put_cpuid(c, supported_cpuid);
 }
 
 static long get_emulated_cpuid(struct ioctl_call *c)
 {
-	return put_cpuid(c->arg, vcpu_emulated_cpuid);
+	return put_cpuid(c, emulated_cpuid);
+}
+
+long ioctl_get_hv_cpuid(struct ioctl_call *c)
+{
+	return put_cpuid(c, supported_hv_cpuid);
 }
 
 /* KVM_GET_MSRS of /dev/kvm: feature MSRs; the number of entries read before the first refusal. */
@@ -193,6 +215,7 @@ static const struct ioctl_row rows[] = {
     ROW(KVM_GET_MSR_FEATURE_INDEX_LIST, 0, 0, L_NONE, get_msr_feature_index_list),
     ROW(KVM_GET_SUPPORTED_CPUID, 0, 0, L_NONE, get_supported_cpuid),
     ROW(KVM_GET_EMULATED_CPUID, 0, 0, L_NONE, get_emulated_cpuid),
+    ROW(KVM_GET_SUPPORTED_HV_CPUID, 0, 0, L_NONE, ioctl_get_hv_cpuid),
     ROW(KVM_X86_GET_MCE_CAP_SUPPORTED, 0, sizeof(uint64_t), L_NONE, get_mce_cap),
     ROW_ARRAY(KVM_GET_MSRS, L_NONE, get_feature_msrs, sizeof(struct kvm_msr_entry), MAX_MSRS, -E2BIG, true),
     ROW(KVM_HAS_DEVICE_ATTR, sizeof(struct kvm_device_attr), 0, L_NONE, has_attr),

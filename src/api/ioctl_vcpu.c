@@ -247,6 +247,7 @@ static const struct ioctl_row rows[] = {
 	      false),
     ROW_ARRAY(KVM_SET_CPUID2, L_VCPU, set_cpuid2, sizeof(struct kvm_cpuid_entry2), VCPU_MAX_CPUID, -E2BIG,
 	      false),
+    ROW(KVM_GET_SUPPORTED_HV_CPUID, 0, 0, L_VCPU, ioctl_get_hv_cpuid),
     ROW(KVM_GET_CPUID2, 0, 0, L_VCPU, get_cpuid2),
     ROW(KVM_SET_XSAVE, 0, 0, L_VCPU, set_xsave),
     ROW(KVM_GET_XSAVE2, 0, 0, L_VCPU, get_xsave2),

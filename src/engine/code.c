@@ -167,6 +167,11 @@ void port_leave(struct engine_cpu *c)
 	run_enter(c);
 }
 
+bool engine_stands(const struct engine_cpu *c)
+{
+	return !atomic_load(&c->in_run);
+}
+
 void stop_world(struct engine_cpu *c)
 {
 	struct engine_code *code = c->code;

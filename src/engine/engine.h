@@ -110,6 +110,8 @@ enum engine_exit engine_run(struct engine_cpu *c);
  */
 enum engine_exit engine_step(struct engine_cpu *c);
 
+/* True while c executes nothing: outside engine_run, or inside a port call. Any thread. */
+bool engine_stands(const struct engine_cpu *c);
 /* The word that makes engine_run call port->poll at the next boundary: set to 1 by anybody. Any thread. */
 _Atomic uint32_t *engine_exit_word(struct engine_cpu *c);
 /* For sig_run.kick: in the handler on c's thread. Drops every host pointer and rewinds an open window. */

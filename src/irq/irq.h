@@ -29,6 +29,8 @@ struct irq_port {
 	void (*eoi_exit)(void *vcpu, uint8_t vector);
 	/* CLOCK_MONOTONIC ns at which the guest's TSC reaches the value. */
 	uint64_t (*tsc_deadline_ns)(void *vcpu, uint64_t guest_tsc);
+	/* Not under a chip lock: the guest ended an interrupt of lapic_set_synic. NULL: none is ever set. */
+	void (*synic_eoi)(void *vcpu, uint8_t vector);
 	/* PIC output towards the boot vCPU (and every vCPU whose LINT0 accepts ExtINT). */
 	void (*kick_boot)(void *vm);
 };
@@ -91,6 +93,10 @@ void lapic_set_features(struct lapic *l, bool tsc_deadline);
  * directly). */
 /* lvt: the entry's register offset, 0x320 (timer) to 0x370 (error). 1 = delivered, 0 = masked or disabled. */
 int lapic_local_deliver(struct lapic *l, unsigned lvt);
+/* Requests a fixed, edge-triggered interrupt; 1 = taken, 0 = not. Any thread. */
+int lapic_interrupt(struct lapic *l, uint8_t vector);
+/* Hyper-V's SynIC uses the vector (its EOI is told to port->synic_eoi), or needs no EOI for it. */
+void lapic_set_synic(struct lapic *l, uint8_t vector, bool connected, bool auto_eoi);
 /* PV EOI (MSR_KVM_PV_EOI_EN): the vCPU room reads and writes the guest's word; these decide and settle. */
 bool lapic_pv_eoi_wanted(struct lapic *l); /* after an injection: may the guest skip the EOI */
 void lapic_pv_eoi_done(struct lapic *l);   /* the guest cleared the word: do the EOI */

@@ -29,13 +29,19 @@ int lapic_pending(const struct lapic *l)
 	return irr;
 }
 
+static bool synic_has(const _Atomic uint32_t bits[8], uint8_t vector)
+{
+	return atomic_load_explicit(&bits[vector >> 5], memory_order_relaxed) >> (vector & 31) & 1;
+}
+
 int lapic_ack(struct lapic *l)
 {
 	int vector = lapic_pending(l);
 
 	if (vector < 0)
 		return -1;
-	lapic_bit_set(l, APIC_ISR, vector);
+	if (likely(!synic_has(l->auto_eoi, vector)))
+		lapic_bit_set(l, APIC_ISR, vector);
 	lapic_bit_clear(l, APIC_IRR, vector);
 	return vector;
 }
@@ -108,7 +114,23 @@ static void end_of_interrupt(struct lapic *l)
 	idx = irq_enter(l->vm);
 	irq_eoi(l, vector, lapic_bit(l, APIC_TMR, vector), directed);
 	irq_leave(l->vm, idx);
+	if (unlikely(synic_has(l->synic, vector)))
+		l->vm->port->synic_eoi(l->vcpu, vector);
 	lapic_recheck(l);
+}
+
+void lapic_set_synic(struct lapic *l, uint8_t vector, bool connected, bool auto_eoi)
+{
+	uint32_t bit = 1u << (vector & 31);
+
+	if (connected)
+		atomic_fetch_or(&l->synic[vector >> 5], bit);
+	else
+		atomic_fetch_and(&l->synic[vector >> 5], ~bit);
+	if (auto_eoi)
+		atomic_fetch_or(&l->auto_eoi[vector >> 5], bit);
+	else
+		atomic_fetch_and(&l->auto_eoi[vector >> 5], ~bit);
 }
 
 bool lapic_pv_eoi_wanted(struct lapic *l)

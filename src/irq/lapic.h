@@ -64,6 +64,7 @@ struct lapic {
 	bool bsp;	   /* the boot vCPU, from creation */
 	_Atomic uint64_t base;
 	_Atomic uint32_t reg[APIC_WORDS];
+	_Atomic uint32_t synic[8], auto_eoi[8]; /* bit per vector: lapic_set_synic */
 	_Atomic uint32_t errors; /* shown in ESR at its next write */
 	struct spinlock lock;	 /* the timer: everything below */
 	struct loop_timer timer;

@@ -83,6 +83,11 @@ int lapic_local_deliver(struct lapic *l, unsigned lvt)
 			       });
 }
 
+int lapic_interrupt(struct lapic *l, uint8_t vector)
+{
+	return accept_vector(l, &(struct irq_msg){.vector = vector, .mode = DM_FIXED, .asserted = true});
+}
+
 /* -- Who is meant -- */
 
 static bool no_broadcast_quirk(const struct irq_vm *v)

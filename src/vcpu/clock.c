@@ -165,6 +165,7 @@ void clock_refresh(struct vcpu_vm *vm)
 	struct clock *k = vm->clock;
 	uint64_t tsc;
 
+	hyperv_clock_set(vm);
 	spin_lock(&k->lock);
 	tsc = base_rdtsc();
 	k->base_ns = kvmclock_at(k, tsc);
@@ -230,6 +231,7 @@ int vcpu_vm_set_clock(struct vcpu_vm *vm, const struct kvm_clock_data *c)
 		if (real > c->realtime) /* time never runs backwards for it */
 			ns += real - c->realtime;
 	}
+	hyperv_clock_set(vm);
 	spin_lock(&k->lock);
 	k->base_tsc = base_rdtsc();
 	k->base_ns = ns;

@@ -109,6 +109,8 @@ bool event_wakes(struct vcpu *v)
 	if (mp == KVM_MP_STATE_UNINITIALIZED || mp == KVM_MP_STATE_INIT_RECEIVED)
 		return false;
 	event_collect(v);
+	if (stimer_waits(v))
+		return true;
 	if (atomic_load(&v->unhalted) || v->ev.exc.pending || half_delivered(v))
 		return true;
 	if (v->ev.nmi.pending && !v->ev.nmi.masked)

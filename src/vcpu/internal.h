@@ -16,6 +16,7 @@
 
 #include "vcpu/clock.h"
 #include "vcpu/cpuid.h"
+#include "vcpu/hyperv.h"
 #include "vcpu/msr.h"
 #include "vcpu/pv.h"
 #include "vcpu/replay.h"
@@ -30,6 +31,10 @@
 #define VCPU_REQ_TPR_REPORT   BIT(7) /* KVM_EXIT_TPR_ACCESS */
 #define VCPU_REQ_TRIPLE_FAULT BIT(8)
 #define VCPU_REQ_TLB_FLUSH    BIT(9)  /* drop cached translations */
+#define VCPU_REQ_HV_EXIT      BIT(10) /* hyperv.c: KVM_EXIT_HYPERV with hv.exit */
+#define VCPU_REQ_HV_CRASH     BIT(11) /* KVM_EXIT_SYSTEM_EVENT */
+#define VCPU_REQ_HV_RESET     BIT(12)
+#define VCPU_REQ_HV_STIMER    BIT(13) /* hyperv_synic.c: a synthetic timer is due */
 #define VCPU_REQ_CLOCK	      BIT(16) /* clock.c, pv.c: rewrite the guest's kvmclock page */
 #define VCPU_REQ_STEAL	      BIT(17) /* pv.c: rewrite steal time */
 
@@ -126,6 +131,7 @@ struct vcpu {
 	struct vcpu_msrs msr;
 	struct vcpu_clock clk;
 	struct vcpu_pv pv;
+	struct vcpu_hv hv;
 
 	struct sig_run sig;
 };

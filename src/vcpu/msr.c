@@ -131,6 +131,16 @@ static int set_pv(struct vcpu *v, const struct msr_row *r, uint32_t index, uint6
 	return pv_set_msr(v, index, val);
 }
 
+static int get_hyperv(struct vcpu *v, const struct msr_row *r, uint32_t index, uint64_t *val, bool host)
+{
+	return hyperv_get_msr(v, index, val, host);
+}
+
+static int set_hyperv(struct vcpu *v, const struct msr_row *r, uint32_t index, uint64_t val, bool host)
+{
+	return hyperv_set_msr(v, index, val, host);
+}
+
 /* -- Neighbours: APIC base, SMBASE, MTRRs, machine checks -------------------- */
 
 static int get_apic_base(struct vcpu *v, const struct msr_row *r, uint32_t index, uint64_t *val, bool host)
@@ -353,7 +363,7 @@ static const uint32_t engine_listed[] = {0x174,	     0x175,	 0x176,	     0x277,
 					 0xda0,	     0xc0000081, 0xc0000082, 0xc0000083,
 					 0xc0000084, 0xc0000102, 0xc0000103};
 
-#define LIST_MAX 64
+#define LIST_MAX 160
 static uint32_t listed[LIST_MAX];
 static unsigned nlisted;
 static uint32_t feature_listed[4];

@@ -48,6 +48,18 @@ MSR(0x00000619, 0x00000619, 0, get_const, NULL, 0)			 /* DRAM_ENERGY_STATUS */
 MSR(0x00000639, 0x00000639, 0, get_const, NULL, 0)			 /* PP0_ENERGY_STATUS */
 MSR(0x00000641, 0x00000641, 0, get_const, NULL, 0)			 /* PP1_ENERGY_STATUS */
 MSR(0x000006e0, 0x000006e0, 0, get_tsc_deadline, set_tsc_deadline, MSR_LISTED) /* IA32_TSC_DEADLINE */
+MSR(0x40000000, 0x40000003, 0, get_hyperv, set_hyperv, MSR_LISTED)	 /* HV GUEST_OS_ID, HYPERCALL, VP_INDEX, RESET */
+MSR(0x40000010, 0x40000010, 0, get_hyperv, set_hyperv, MSR_LISTED)	 /* HV VP_RUNTIME */
+MSR(0x40000020, 0x40000023, 0, get_hyperv, set_hyperv, MSR_LISTED)	 /* HV TIME_REF_COUNT, REFERENCE_TSC, frequencies */
+MSR(0x40000070, 0x40000072, 0, get_hyperv, set_hyperv, 0)		 /* HV EOI, ICR, TPR */
+MSR(0x40000073, 0x40000073, 0, get_hyperv, set_hyperv, MSR_LISTED)	 /* HV VP_ASSIST_PAGE */
+MSR(0x40000080, 0x40000080, 0, get_hyperv, set_hyperv, MSR_LISTED)	 /* HV SCONTROL */
+MSR(0x40000081, 0x4000009f, 0, get_hyperv, set_hyperv, 0)		 /* HV SVERSION, SIEFP, SIMP, EOM, SINT0..15 */
+MSR(0x400000b0, 0x400000b0, 0, get_hyperv, set_hyperv, MSR_LISTED)	 /* HV STIMER0_CONFIG */
+MSR(0x400000b1, 0x400000b7, 0, get_hyperv, set_hyperv, 0)		 /* HV STIMER0_COUNT to STIMER3_COUNT */
+MSR(0x400000f1, 0x400000f5, 0, get_hyperv, set_hyperv, MSR_LISTED)	 /* HV SYNDBG */
+MSR(0x400000ff, 0x400000ff, 0, get_hyperv, set_hyperv, MSR_LISTED)	 /* HV SYNDBG_OPTIONS */
+MSR(0x40000100, 0x40000108, 0, get_hyperv, set_hyperv, MSR_LISTED)	 /* HV crash, reenlightenment, TSC emulation */
 MSR(0x4b564d00, 0x4b564d01, 0, get_pv, set_pv, MSR_LISTED)		 /* KVM_WALL_CLOCK_NEW, KVM_SYSTEM_TIME_NEW */
 MSR(0x4b564d03, 0x4b564d05, 0, get_pv, set_pv, MSR_LISTED)		 /* STEAL_TIME, PV_EOI_EN, POLL_CONTROL */
 MSR(0xc0010000, 0xc0010007, 0, get_const, set_nothing, 0)		 /* K7_EVNTSEL, K7_PERFCTR */

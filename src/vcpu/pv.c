@@ -227,12 +227,7 @@ static unsigned feature_of(uint32_t index)
 /* All is offered to a guest that asks, unless the VMM wants CPUID to be the law. */
 static bool offered(const struct vcpu *v, uint32_t index)
 {
-	const struct kvm_cpuid_entry2 *e;
-
-	if (!v->pv.enforce)
-		return true;
-	e = cpuid_find(v, KVM_CPUID_FEATURES, 0);
-	return e && (e->eax & BIT(feature_of(index)));
+	return !v->pv.enforce || cpuid_has_pv(v, feature_of(index));
 }
 
 int pv_get_msr(struct vcpu *v, uint32_t index, uint64_t *val)
@@ -263,7 +258,7 @@ static int set_steal(struct vcpu *v, uint64_t val)
 	return 0;
 }
 
-static int set_eoi(struct vcpu *v, uint64_t val)
+int pv_set_eoi(struct vcpu *v, uint64_t val)
 {
 	if (val & 2 || ((val & ENABLED) && !mem_is_visible(v->vm->mem, AS_NORMAL, val & ~ENABLED)))
 		return -EINVAL;
@@ -290,7 +285,7 @@ int pv_set_msr(struct vcpu *v, uint32_t index, uint64_t val)
 		vcpu_request_quiet(v, VCPU_REQ_CLOCK);
 		return 0;
 	case MSR_KVM_STEAL_TIME: return set_steal(v, val);
-	case MSR_KVM_PV_EOI_EN: return set_eoi(v, val);
+	case MSR_KVM_PV_EOI_EN: return pv_set_eoi(v, val);
 	case MSR_KVM_POLL_CONTROL:
 		if (val & ~1ULL)
 			return -EINVAL;
@@ -302,10 +297,15 @@ int pv_set_msr(struct vcpu *v, uint32_t index, uint64_t val)
 
 int vcpu_enable_cap(struct vcpu *v, const struct kvm_enable_cap *cap)
 {
-	if (cap->flags || cap->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+	if (cap->flags)
 		return -EINVAL;
-	v->pv.enforce = cap->args[0];
-	return 0;
+	switch (cap->cap) {
+	case KVM_CAP_ENFORCE_PV_FEATURE_CPUID: v->pv.enforce = cap->args[0]; return 0;
+	case KVM_CAP_HYPERV_ENFORCE_CPUID: v->hv.enforce = cap->args[0]; return 0;
+	case KVM_CAP_HYPERV_SYNIC: return synic_activate(v, false);
+	case KVM_CAP_HYPERV_SYNIC2: return cap->args[0] ? -EINVAL : synic_activate(v, true);
+	default: return -EINVAL;
+	}
 }
 
 /* -- Around guest execution ----------------------------------------------- */
@@ -320,8 +320,10 @@ void pv_before_entry(struct vcpu *v)
 {
 	bool now;
 
-	if (vcpu_request_take(v, VCPU_REQ_CLOCK))
+	if (vcpu_request_take(v, VCPU_REQ_CLOCK)) {
 		write_time(v);
+		hyperv_clock_update(v);
+	}
 	now = vcpu_request_take(v, VCPU_REQ_STEAL);
 	if (unlikely(v->pv.steal & ENABLED) && (now || base_now_ns() - v->pv.steal_read_ns >= STEAL_EVERY_NS))
 		write_steal(v);

@@ -167,6 +167,8 @@ static int run_requests(struct vcpu *v)
 	}
 	if (vcpu_request_take(v, VCPU_REQ_TRIPLE_FAULT))
 		return run_leave(v, KVM_EXIT_SHUTDOWN);
+	if (hyperv_requests(v) == 0)
+		return 0;
 	event_collect(v);
 	return vcpu_request_take(v, VCPU_REQ_EOI_EXIT) ? request_eoi(v) : 1;
 }
@@ -390,6 +392,7 @@ int vcpu_run(struct vcpu *v)
 	v->in_run = true;
 	v->run->flags = 0;
 	pv_begin_run(v);
+	hyperv_begin_run(v);
 	r = run_all(v);
 	run_save(v);
 	v->in_run = false;

@@ -37,13 +37,18 @@ int vcpu_vm_init(struct vcpu_vm *vm)
 	if (r)
 		return r;
 	r = msr_vm_init(vm);
-	if (r)
+	if (!r)
+		r = hyperv_vm_init(vm);
+	if (r) {
+		msr_vm_destroy(vm);
 		clock_vm_destroy(vm);
+	}
 	return r;
 }
 
 void vcpu_vm_destroy(struct vcpu_vm *vm)
 {
+	hyperv_vm_destroy(vm);
 	msr_vm_destroy(vm);
 	clock_vm_destroy(vm);
 }
@@ -106,6 +111,7 @@ int vcpu_create(struct vcpu **out, struct vcpu_vm *vm, uint32_t id, unsigned ind
 	v->run = run;
 	v->ev.extint = -1;
 	mutex_init(&v->mutex, LOCK_VCPU);
+	hyperv_init(v);
 	r = make_parts(v);
 	if (r) {
 		vcpu_destroy(v);
@@ -123,6 +129,7 @@ void vcpu_destroy(struct vcpu *v)
 {
 	if (!v)
 		return;
+	hyperv_destroy(v);
 	if (v->lapic)
 		lapic_destroy(v->lapic);
 	if (v->cpu) {
@@ -236,6 +243,11 @@ static void port_eoi_exit(void *vcpu, uint8_t vector)
 	vcpu_request(v, VCPU_REQ_EOI_EXIT);
 }
 
+static void port_synic_eoi(void *vcpu, uint8_t vector)
+{
+	synic_eoi(vcpu, vector);
+}
+
 static uint64_t port_tsc_deadline_ns(void *vcpu, uint64_t guest_tsc)
 {
 	return clock_tsc_deadline_ns(vcpu, guest_tsc);
@@ -260,6 +272,7 @@ const struct irq_port vcpu_irq_port = {
     .kick = port_kick,
     .request = port_request,
     .eoi_exit = port_eoi_exit,
+    .synic_eoi = port_synic_eoi,
     .tsc_deadline_ns = port_tsc_deadline_ns,
     .kick_boot = port_kick_boot,
 };

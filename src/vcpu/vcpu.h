@@ -23,6 +23,7 @@
 
 struct vcpu;
 struct clock;	   /* VM-wide TSC and kvmclock state: clock.c */
+struct hv_vm;	   /* the Hyper-V partition: hyperv.c */
 struct msr_filter; /* KVM_X86_SET_MSR_FILTER: msr.c */
 
 /* What the vCPUs of a VM share: organs made by api, and VM-wide settings. Embedded in struct kvm. */
@@ -34,6 +35,7 @@ struct vcpu_vm {
 	struct srcu *srcu;
 	struct mutex *lock; /* kvm->lock */
 	struct clock *clock;
+	struct hv_vm *hv;
 	_Atomic(struct msr_filter *) msr_filter; /* read under srcu */
 	_Atomic(struct vcpu *) vcpus[VCPU_MAX];	 /* by vcpu index; published once, gone with the VM */
 	_Atomic unsigned nr_vcpus;
@@ -115,6 +117,7 @@ int vcpu_set_attr(struct vcpu *v, const struct kvm_device_attr *a);
 void vcpu_kick(struct vcpu *v);
 
 /* -- VM and system ioctls whose facts live here -- */
+int vcpu_vm_hyperv_eventfd(struct vcpu_vm *vm, const struct kvm_hyperv_eventfd *e);
 int vcpu_vm_get_clock(struct vcpu_vm *vm, struct kvm_clock_data *c);
 int vcpu_vm_set_clock(struct vcpu_vm *vm, const struct kvm_clock_data *c); /* -EINVAL flags */
 int vcpu_vm_set_msr_filter(struct vcpu_vm *vm,
@@ -123,6 +126,8 @@ int vcpu_vm_set_tsc_khz(struct vcpu_vm *vm, uint32_t khz);
 int vcpu_vm_get_tsc_khz(struct vcpu_vm *vm);
 /* KVM_GET_SUPPORTED_CPUID / EMULATED_CPUID: fills at most *n; -E2BIG with room too small, *n = count. */
 int vcpu_supported_cpuid(struct kvm_cpuid_entry2 *e, unsigned *n);
+/* KVM_GET_SUPPORTED_HV_CPUID of a vCPU, or (NULL) of /dev/kvm. */
+int vcpu_supported_hv_cpuid(const struct vcpu *v, struct kvm_cpuid_entry2 *e, unsigned *n);
 int vcpu_emulated_cpuid(struct kvm_cpuid_entry2 *e, unsigned *n);
 /* KVM_GET_MSR_INDEX_LIST / FEATURE list: returns the table and its length. */
 const uint32_t *vcpu_msr_list(unsigned *n);

@@ -60,6 +60,11 @@ void engine_want_window(struct engine_cpu *c, bool want)
 	window = want;
 }
 
+bool stimer_waits(const struct vcpu *v)
+{
+	return false;
+}
+
 uint64_t engine_get_cr0(const struct engine_cpu *c)
 {
 	return 1;

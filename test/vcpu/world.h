@@ -153,6 +153,43 @@ const struct engine_features *cpuid_features(const struct vcpu *v)
 	return &features;
 }
 
+bool cpuid_has_pv(const struct vcpu *v, unsigned bit)
+{
+	const struct kvm_cpuid_entry2 *e = cpuid_find(v, 0x40000001, 0);
+
+	return e && (e->eax >> bit & 1);
+}
+
+bool vcpu_host_is_amd(void)
+{
+	return false;
+}
+
+/* Hyper-V is a test/guest matter. */
+int hyperv_get_msr(struct vcpu *v, uint32_t index, uint64_t *val, bool host)
+{
+	*val = 0;
+	return host ? 0 : -EINVAL;
+}
+
+int hyperv_set_msr(struct vcpu *v, uint32_t index, uint64_t val, bool host)
+{
+	return host ? 0 : -EINVAL;
+}
+
+void hyperv_clock_set(struct vcpu_vm *vm)
+{
+}
+
+void hyperv_clock_update(struct vcpu *v)
+{
+}
+
+int synic_activate(struct vcpu *v, bool keep_pages)
+{
+	return -EINVAL;
+}
+
 uint64_t vcpu_get_apic_base(const struct vcpu *v)
 {
 	return apic_base;
