@@ -26,7 +26,7 @@
 #define TABLES 0x90000
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define ROUNDS 1500
+#define ROUNDS 400
 #else
 #define ROUNDS 12500 /* of each of eight kinds */
 #endif
