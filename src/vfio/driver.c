@@ -67,6 +67,7 @@ void vfio_init(void)
 {
 	const char *s = getenv("USERKVM_VFIO");
 	char *list, *name, *next = NULL;
+	bool paths = false;
 
 	if (!s || !*s || vfio_nr_devices)
 		return;
@@ -77,11 +78,14 @@ void vfio_init(void)
 	for (name = strtok_r(list, ":", &next); name; name = strtok_r(NULL, ":", &next)) {
 		if (strcmp(name, "test")) {
 			add(name, NULL);
+			paths = true;
 			continue;
 		}
 		for (unsigned n = 0; n < ARRAY_SIZE(vfio_test_drivers); n++)
 			add(NULL, &vfio_test_drivers[n]);
 	}
+	if (!paths)
+		base_free(list);
 	owner_on_fork(vfio_forked);
 }
 

@@ -10,6 +10,15 @@
 #include "api/life.h"
 #include "life.h"
 
+#ifdef __SANITIZE_THREAD__
+/* Children here make VMs, and so a thread; and they are many. */
+const char *__tsan_default_options(void);
+__attribute__((visibility("default"))) const char *__tsan_default_options(void)
+{
+	return "die_after_fork=0:atexit_sleep_ms=0";
+}
+#endif
+
 /* True if the set-up is made, false if there is nothing of it; else it is half made. */
 static bool enabled(void)
 {

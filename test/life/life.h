@@ -72,17 +72,22 @@ static inline struct balance balance(void)
 	return (struct balance){base_alloc_live(), files_live(), open_fds(), vms()};
 }
 
-/* The event loop may still be freeing what was replaced: a second at most. */
+static inline bool balanced(const struct balance *b, const struct balance *now)
+{
+	return now->allocations <= b->allocations && now->files == b->files && now->fds == b->fds &&
+	       now->vms == b->vms;
+}
+
+/* The event loop may still be freeing what was replaced, or looking at a file: a second at most. */
 static inline void assert_balance(const struct balance *b, const char *what)
 {
 	struct balance now = balance();
 
-	for (int i = 0; i < 1000 && now.allocations > b->allocations; i++) {
+	for (int i = 0; i < 1000 && !balanced(b, &now); i++) {
 		usleep(1000);
 		now = balance();
 	}
-	if (now.allocations > b->allocations || now.files != b->files || now.fds != b->fds ||
-	    now.vms != b->vms)
+	if (!balanced(b, &now))
 		fail_msg("%s: %ld allocations (%ld before), %ld files (%ld), %d fds (%d), %d VMs (%d)", what,
 			 now.allocations, b->allocations, now.files, b->files, now.fds, b->fds, now.vms,
 			 b->vms);
