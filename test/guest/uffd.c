@@ -329,8 +329,7 @@ static bool meet(enum mode mode, const struct kind *k)
 }
 
 /* Seen to fail (a time-out) with an srcu section held around the copies of mem_read and mem_write, as it once was.
- * WORKS: userfaultfd on guest memory | missing, minor and write-protect faults; the
- * handler may make any KVM call meanwhile */
+ * WORKS: userfaultfd on guest memory | missing, minor and write-protect faults; the handler may call KVM */
 static void meet_all(enum mode mode)
 {
 	if (ku_oracle())
