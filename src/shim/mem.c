@@ -32,38 +32,33 @@ long do_munmap(void *addr, size_t len)
 	if (!shim_ready)
 		return sys_call(SYS_munmap, addr, len);
 	told = api_invalidate_begin(&inv, addr, len);
-	r = file_munmap(addr, len);
+	r = sys_call(SYS_munmap, addr, len);
 	if (told)
 		api_invalidate_end(&inv);
-	return r;
-}
-
-/* The call itself: a file of ours, or the kernel's. */
-static long map(void *addr, size_t len, int prot, int flags, int fd, off_t offset)
-{
-	struct file *f = flags & MAP_ANONYMOUS || fd < 0 ? NULL : file_get(fd);
-	long r;
-
-	if (!f)
-		return sys_call(SYS_mmap, addr, len, prot, flags, fd, offset);
-	r = file_mmap(f, fd, addr, len, prot, flags, offset);
-	file_put(f);
+	/* A mapping may have been the last reference to its file: released with nothing under way. */
+	if (!r)
+		file_unmapped();
 	return r;
 }
 
 long do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset)
 {
 	struct mem_invalidation inv;
+	struct file *f;
 	bool told;
 	long r;
 
 	if (!shim_ready)
 		return sys_call(SYS_mmap, addr, len, prot, flags, fd, offset);
+	f = flags & MAP_ANONYMOUS || fd < 0 ? NULL : file_get(fd);
 	/* Only MAP_FIXED takes something away; MAP_FIXED_NOREPLACE is another bit. */
 	told = (flags & MAP_FIXED) && api_invalidate_begin(&inv, addr, len);
-	r = map(addr, len, prot, flags, fd, offset);
+	r = f ? file_mmap(f, fd, addr, len, prot, flags, offset)
+	      : sys_call(SYS_mmap, addr, len, prot, flags, fd, offset);
 	if (told)
 		api_invalidate_end(&inv);
+	if (f)
+		file_put(f);
 	return r;
 }
 
