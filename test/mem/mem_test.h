@@ -18,7 +18,7 @@ struct world {
 	struct srcu srcu;
 	struct mutex slots_lock;
 	struct mem *mem;
-	unsigned flushes;
+	_Atomic unsigned flushes;
 	void (*on_flush)(struct world *w);
 	long live;
 	unsigned bugs, reports;
