@@ -605,17 +605,27 @@ long file_mmap(struct file *f, int fd, void *addr, size_t len, int prot, int fla
 	return r;
 }
 
-long file_munmap(void *addr, size_t len)
+bool file_unmap_begin(void)
 {
-	bool mapped = atomic_load_explicit(&files.mapped, memory_order_relaxed);
-	long r;
-
-	if (!mapped || must_defer())
-		return sys_call(SYS_munmap, addr, len);
-	/* A mapping may have been the last reference to its file. */
+	if (!atomic_load_explicit(&files.mapped, memory_order_relaxed) || must_defer())
+		return false;
 	atomic_fetch_add(&files.unmapping, 1);
-	r = sys_call(SYS_munmap, addr, len);
+	return true;
+}
+
+void file_unmap_end(void)
+{
 	file_drain();
 	atomic_fetch_sub(&files.unmapping, 1);
+}
+
+long file_munmap(void *addr, size_t len)
+{
+	/* A mapping may have been the last reference to its file. */
+	bool due = file_unmap_begin();
+	long r = sys_call(SYS_munmap, addr, len);
+
+	if (due)
+		file_unmap_end();
 	return r;
 }

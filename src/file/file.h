@@ -99,8 +99,10 @@ long file_write(struct file *f, const void *buf, size_t len, uint64_t pos);
 long file_mmap(struct file *f, int fd, void *addr, size_t len, int prot, int flags, off_t offset);
 /* munmap(2), after which a file whose last reference was the mapping has been released. */
 long file_munmap(void *addr, size_t len);
-/* The second half of file_munmap, after a munmap(2) of the caller's. No lock held. */
-void file_unmapped(void);
+/* file_munmap in two halves around a munmap(2) of the caller's: true, then end is due, which runs the releases
+ * with no lock held and nothing under way. */
+bool file_unmap_begin(void);
+void file_unmap_end(void);
 
 /*
  * Descriptor calls, any fd. When one of them drops the last reference to a file of ours, the file has been

@@ -26,18 +26,18 @@
 long do_munmap(void *addr, size_t len)
 {
 	struct mem_invalidation inv;
-	bool told;
+	bool told, due;
 	long r;
 
 	if (!shim_ready)
 		return sys_call(SYS_munmap, addr, len);
+	due = file_unmap_begin();
 	told = api_invalidate_begin(&inv, addr, len);
 	r = sys_call(SYS_munmap, addr, len);
 	if (told)
 		api_invalidate_end(&inv);
-	/* A mapping may have been the last reference to its file: released with nothing under way. */
-	if (!r)
-		file_unmapped();
+	if (due)
+		file_unmap_end(); /* a mapping may have been the last reference to its file */
 	return r;
 }
 
