@@ -33,6 +33,8 @@ static const struct row rows[] = {
     {"irqfd write to guest handler", begin_irq, .body = fire_irq, .end = end_irq, .samples = 300,
      .has_target = true},
     {"memslot add", map_slot, .body = add_slot, .after = del_slot, .end = unmap_slot, SLOT_CHANGE},
+    {"memslot add, after a miss", map_unknown, .before = look_there, .body = add_slot, .after = del_slot,
+     .end = unmap_slot, SLOT_CHANGE},
     {"memslot delete", map_slot, .before = add_slot, .body = del_slot, .end = unmap_slot, SLOT_CHANGE},
     {"memslot delete, after use", map_slot, .before = add_slot_touched, .body = del_slot, .end = unmap_slot,
      SLOT_CHANGE},

@@ -108,7 +108,7 @@ static struct result measure(const struct row *row, enum mode mode)
 	struct world w;
 
 	if (ku_oracle())
-		n = n < 50 ? n : 50;
+		n = n < 30 ? n : 30;
 	n = n < SAMPLES_MAX ? n : SAMPLES_MAX;
 	w_create(&w, vcpus[mode] - (row->has_target && mode != IDLE));
 	w.n = mode;

@@ -13,6 +13,9 @@ KU_ASM(dirty_code, 64,
 /* Reads a page of the spare slot, then out. */
 KU_ASM(touch_code, 64, "mov $0x40000000, %eax\n 1: incb (%rax)\n out %al, $0x80\n jmp 1b");
 
+/* Reads the spare place while nothing is there, then out. */
+KU_ASM(peek_code, 64, "mov $0x40000000, %eax\n 1: mov (%rax), %cl\n out %al, $0x80\n jmp 1b");
+
 static void map(struct world *w, size_t size)
 {
 	w->mem_size = size;
@@ -48,6 +51,19 @@ void add_slot_touched(struct world *w)
 {
 	add_slot(w);
 	w_restart(w);
+	KU_CHECK(ku_run(&w->cpu) == KVM_EXIT_IO);
+}
+
+/* A slot where vCPU 0 found nothing: what it remembers of that is revoked. */
+void map_unknown(struct world *w)
+{
+	map(w, SLOT);
+	W_LOAD(w, peek_code);
+}
+
+void look_there(struct world *w)
+{
+	KU_CHECK(ku_run(&w->cpu) == KVM_EXIT_MMIO);
 	KU_CHECK(ku_run(&w->cpu) == KVM_EXIT_IO);
 }
 

@@ -129,6 +129,8 @@ ROW_FN(move_slot);
 ROW_FN(map_moving);
 ROW_FN(unmap_moving);
 ROW_FN(add_slot_touched);
+ROW_FN(map_unknown);
+ROW_FN(look_there);
 ROW_FN(hang_300);
 ROW_FN(drop_300);
 ROW_FN(map_slot_and_event);
