@@ -22,7 +22,7 @@
 #define SIZE   0x10000
 #define VCPUS  8
 #define AWAY   0x50000000U /* where nobody looks */
-#define ROUNDS 100
+#define ROUNDS 60
 
 /* for (;;) for (i = 0; i < SIZE; i += 64) WINDOW[i + 4 * vcpu]++ */
 static const uint8_t code[] = {
