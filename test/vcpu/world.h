@@ -66,6 +66,16 @@ void engine_get_sregs(const struct engine_cpu *c, struct kvm_sregs *s)
 	*s = sregs;
 }
 
+uint64_t engine_xcr0_host(void)
+{
+	return 7;
+}
+
+uint32_t engine_xsave_size(uint64_t components, bool compacted)
+{
+	return 832;
+}
+
 uint64_t engine_retired(const struct engine_cpu *c)
 {
 	return retired;
