@@ -97,7 +97,7 @@ static void *taker(void *arg)
 
 static void link_race(void **state)
 {
-	struct torture t = torture_begin(2000, 10000000);
+	struct torture t = torture_begin(1000, 10000000);
 	long made = atomic_load(&fake_made), before = ended();
 	pthread_t threads[TAKERS];
 	uint64_t rounds = 0;
