@@ -269,6 +269,8 @@ static __attribute__((noinline)) bool wait_edges(unsigned role, const void *lock
 	for (unsigned i = 0; i < nheld; i++) {
 		unsigned from = held[i].role;
 
+		if (from == role && roles[role].kind == HOST)
+			continue; /* the loader's is recursive */
 		if (from == role) {
 			self |= held[i].lock == lock;
 			if (held[i].lock == lock || !same_role_ok(role))
