@@ -254,7 +254,7 @@ static void closing_the_vm_detaches(void **state)
 /* -- A forked child -- */
 
 /* The event loop is the process's: a child that makes a VM has its own, and the parent's goes on. Seen to
- * fail (the child's event never comes) without the restart of the loop in base/loop.c. */
+ * fail (the child's event never comes) without `started = false` in forget_parent, base/loop.c. */
 static void forked_child(void **state)
 {
 	int e = eventfd(0, EFD_NONBLOCK), status;
