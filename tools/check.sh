@@ -34,6 +34,8 @@ for t in "$@"; do
 		case $t in api/* | guest/*) export USERKVM_VFIO=test ;; *) unset USERKVM_VFIO ;; esac
 		timeout -k 5 "$limit" "$@" >"$log" 2>&1 </dev/null
 		rc=$?
+		# Other errors are none of the library's in a unit test.
+		case $t in api/* | guest/*) ;; *) [ -f "$reports" ] && sed -i '/: \(lockdep\|bug\): /!d' "$reports" ;; esac
 		if [ -s "$reports" ]; then
 			cat "$reports" >>"$log"
 			rc=1
