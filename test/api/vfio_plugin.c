@@ -127,13 +127,13 @@ int main(int argc, char **argv)
 	library = getenv("USERKVM_VFIO");
 	if (library && strstr(library, "userkvm-plugin-")) {
 		r = cmocka_run_group_tests(tests, NULL, NULL);
-		snprintf(text, sizeof(text), "rm -r $(dirname %s)", library);
+		snprintf(text, sizeof(text), "LD_PRELOAD= rm -r $(dirname %s)", library);
 		KU_CHECK(system(text) == 0);
 		return r;
 	}
 	KU_CHECK(mkdtemp(dir));
-	snprintf(text, sizeof(text), "cc -shared -fPIC -Iinclude -o %s/plugin.so test/vfio/plugin_part.c",
-		 dir);
+	snprintf(text, sizeof(text),
+		 "LD_PRELOAD= cc -shared -fPIC -Iinclude -o %s/plugin.so test/vfio/plugin_part.c", dir);
 	KU_CHECK(system(text) == 0);
 	snprintf(text, sizeof(text), "%s/plugin.so", dir);
 	KU_CHECK(setenv("USERKVM_VFIO", text, 1) == 0);
