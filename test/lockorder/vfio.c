@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Chain 7 of systems.md, section 2, in the shipped code; see chains.c. The devices are the built-in test ones; the
- * library that the loader does not find stands for a plug-in.
+ * Chains 7 and 10 of systems.md, section 2, in VFIO's shipped code; see chains.c. The devices are the built-in test ones
+ * and one of a driver library.
  *	make check T=lockorder/vfio
  */
 #include "world.h"
@@ -61,6 +61,28 @@ static void device_closes_last(struct world *w)
 	file_close(v.container);
 }
 
+/* 10: a constructor, which the loader runs with its lock held, opens a device of a driver library; so does the VMM. */
+static void open_in_constructor(struct world *w)
+{
+	int fd;
+
+	for (int constructor = 1; constructor >= 0; constructor--) {
+		if (constructor)
+			lock_host_enter();
+		fd = vfio_open("/dev/vfio/2", O_RDWR);
+		assert_true(fd >= 0);
+		file_close(fd);
+		if (constructor)
+			lock_host_leave();
+	}
+}
+
+static const char driver[] = "#include <userkvm_driver.h>\n"
+			     "static int op(struct userkvm_device *d, void **s) { return 0; }\n"
+			     "static void cl(void *s) {}\n"
+			     "const struct userkvm_driver userkvm_driver = {\n"
+			     "	.api = USERKVM_DRIVER_API, .name = \"idle\", .open = op, .close = cl};\n";
+
 static const struct api_vfio_ops ops = {
     .is_valid = vfio_file_is_valid,
     .set_kvm = vfio_file_set_kvm,
@@ -76,10 +98,27 @@ int main(void)
 		 "a last reference", "holds group_lock", "holds dev_set->lock"),
 	    CASE(chain_7_destroy_under_group_lock, device_closes_last, FLAG(PUT_IN_GROUP),
 		 "kvm_registry is wanted while", "holds group_lock", "holds dev_set->lock"),
+	    CASE(chain_10_driver_under_lock, open_in_constructor, FLAG(LOAD_IN_LOCK), "possible deadlock",
+		 "vfio->plugin_lock -> libc", "libc -> vfio->plugin_lock"),
 	};
+	char dir[] = "/tmp/userkvm-lockorder-XXXXXX", text[256];
+	FILE *cc;
+	int r = 1;
 
-	setenv("USERKVM_VFIO", "test", 1);
-	vfio_init();
-	api_register_vfio(&ops);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	if (!mkdtemp(dir))
+		return 1;
+	snprintf(text, sizeof(text), "cc -shared -fPIC -Iinclude -o %s/driver.so -x c -", dir);
+	cc = popen(text, "w");
+	if (!cc)
+		return 1;
+	fputs(driver, cc);
+	if (!pclose(cc)) {
+		snprintf(text, sizeof(text), "test:%s/driver.so", dir);
+		setenv("USERKVM_VFIO", text, 1);
+		vfio_init();
+		api_register_vfio(&ops);
+		r = cmocka_run_group_tests(tests, NULL, NULL);
+	}
+	snprintf(text, sizeof(text), "rm -rf %s", dir);
+	return system(text) ? 1 : r;
 }
