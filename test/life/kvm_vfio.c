@@ -215,37 +215,53 @@ static void links(void **state)
 }
 
 static pthread_barrier_t barrier;
+static _Atomic uint64_t doubly;
+static _Atomic int holders;
 
-static void *add_once(void *arg)
+/* Of several that add one file, each by a number of its own, one is told 0 until it removed the file again. */
+static void *add_one(void *arg)
 {
+	int dev = atomic_load(&dev_fd), fd = *(int *)arg, won = 0;
+
 	pthread_barrier_wait(&barrier);
-	return (void *)kvm_vfio_attr(atomic_load(&dev_fd), FILE_ADD, *(int *)arg);
+	for (int i = 0; i < 10000; i++) {
+		long r = kvm_vfio_attr(dev, FILE_ADD, fd);
+
+		if (r == -EEXIST)
+			continue;
+		if (r || atomic_fetch_add(&holders, 1))
+			atomic_fetch_add(&doubly, 1);
+		won++;
+		atomic_fetch_sub(&holders, 1);
+		if (kvm_vfio_attr(dev, FILE_DEL, fd))
+			atomic_fetch_add(&doubly, 1);
+	}
+	return (void *)(long)won;
 }
 
-/* Two threads add one file, each by its own number: one of them is told. Seen to fail with the look-up done before
- * kv->lock is taken. */
+/* Seen to fail, under ThreadSanitizer, with the look for the file on the list done before kv->lock is taken. */
 static void added_twice(void **state)
 {
-	struct fake_vfio v = {0};
+	struct fake_vfio v = {.noncoherent = false};
 	int vm = vm_new(NULL), fds[2] = {fake_open(&v)};
+	pthread_t threads[2];
+	long won = 0;
 
 	atomic_store(&dev_fd, (int)kvm_vfio_new(vm));
 	fds[1] = fcntl(fds[0], F_DUPFD_CLOEXEC, 0);
 	file_duplicated(fds[0], fds[1]);
 	pthread_barrier_init(&barrier, NULL, 2);
-	for (int round = 0; round < 300; round++) {
-		void *r[2];
-		pthread_t threads[2];
+	for (int i = 0; i < 2; i++)
+		pthread_create(&threads[i], NULL, add_one, &fds[i]);
+	for (int i = 0; i < 2; i++) {
+		void *n;
 
-		for (int i = 0; i < 2; i++)
-			pthread_create(&threads[i], NULL, add_once, &fds[i]);
-		for (int i = 0; i < 2; i++)
-			pthread_join(threads[i], &r[i]);
-		assert_int_equal((long)r[0] + (long)r[1], -EEXIST);
-		assert_true(!r[0] || !r[1]);
-		assert_int_equal(kvm_vfio_attr(atomic_load(&dev_fd), FILE_DEL, fds[round % 2]), 0);
+		pthread_join(threads[i], &n);
+		won += (long)n;
 	}
-	assert_int_equal(v.links, 300);
+	assert_int_equal(atomic_load(&doubly), 0);
+	assert_int_equal(v.links, won);
+	assert_int_equal(v.cuts, won);
 	file_close(atomic_load(&dev_fd));
 	file_close(fds[0]);
 	file_close(fds[1]);
@@ -284,7 +300,8 @@ static void created_while_closed(void **state)
 		for (int i = 0; i < 2; i++) {
 			pthread_join(threads[i], &r[i]);
 			if ((long)r[i] < 0) {
-				/* ENOTTY: the number is the other thread's device by now. */
+				/* ENOTTY: the number is the other thread's device by now. Through the shim: see
+				 * api/kvm_vfio_races. */
 				assert_true((long)r[i] == -EBADF || (long)r[i] == -EBUSY ||
 					    (long)r[i] == -ENOTTY);
 				continue;
