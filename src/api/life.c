@@ -29,11 +29,10 @@ static int init_tables(void)
 
 	if (life.tables)
 		return 0;
-	/* Measured once, for 10 ms: not when the first VM is made. */
-	base_tsc_khz();
 	r = engine_init();
 	if (!r)
 		r = vcpu_init();
+	base_tsc_khz(); /* the measurement ends here, not when the first VM is made */
 	life.tables = !r;
 	return r;
 }

@@ -21,7 +21,6 @@ int vcpu_init(void)
 
 	if (atomic_load(&state))
 		return 0;
-	base_tsc_khz(); /* measured now, the first VM need not wait for it */
 	r = cpuid_init();
 	if (!r)
 		r = msr_init();
