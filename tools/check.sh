@@ -2,15 +2,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Runs tests and counts. tools/check.sh VARIANT-FOLDER TEST...   (TEST = room/name, as `make check T=` takes it)
 # A cmocka program counts case by case; a script counts as one: exit 0 passed, 77 skipped, else failed.
-# Every program's output is kept in VARIANT/log/room/name.log; failures are shown.
+# Every program's output is kept in VARIANT/log/room/name.log; failures are shown. Programs that execute guest code in
+# earnest run on every tier of the engine, unless USERKVM_ENGINE names one.
 set -u
 B=$1
 shift
 passed=0 failed=0 skipped=0 bad=
 count() { grep -c "$1" "$2" || true; }
 
-for t in "$@"; do
-	log=$B/log/$t.log
+# The tiers that a program runs on; none: whatever is the library's own choice.
+tiers() {
+	[ -n "${USERKVM_ENGINE:-}" ] && return
+	case $1 in guest/* | engine/integer | engine/diff) echo interp jit:0 ;; esac
+}
+
+# One program on one tier ("": no matter which).
+one() {
+	t=$1 name=$1${2:+ ($2)} log=$B/log/$1${2:+-${2%:*}}.log
+	export USERKVM_ENGINE="${2:-${USERKVM_ENGINE:-}}"
 	mkdir -p "$(dirname "$log")"
 	start=$(date +%s%N)
 	limit=${TEST_TIMEOUT:-240}
@@ -26,7 +35,7 @@ for t in "$@"; do
 		esac
 		# A lock-order or invariant report of the library fails the test, unless a unit test provoked it and
 		# took it for itself (lockdep_on_report, base_bug_expect). The orders seen go to VARIANT/edges.
-		reports=$B/log/$t.reports
+		reports=$log.reports
 		rm -f "$reports"
 		export USERKVM_LOG="error:$PWD/$reports"
 		case $t in base/lockdep | lockorder/*) unset USERKVM_LOCK_EDGES ;; *) export USERKVM_LOCK_EDGES="$PWD/$B/edges" ;; esac
@@ -51,14 +60,23 @@ for t in "$@"; do
 	ms=$((($(date +%s%N) - start) / 1000000))
 	passed=$((passed + ok)) failed=$((failed + ko)) skipped=$((skipped + sk))
 	if [ $ko -gt 0 ]; then
-		bad="$bad $t"
-		echo "FAIL $t ($ms ms, exit $rc)"
+		bad="$bad $name"
+		echo "FAIL $name ($ms ms, exit $rc)"
 		tail -25 "$log" | sed 's/^/     | /'
 	elif [ "$ok" -eq 0 ]; then
-		echo "skip $t ($ms ms): $(tail -1 "$log")"
+		echo "skip $name ($ms ms): $(tail -1 "$log")"
 	else
-		echo "ok   $t ($ms ms, $ok passed$([ "$sk" -gt 0 ] && echo ", $sk skipped"))"
+		echo "ok   $name ($ms ms, $ok passed$([ "$sk" -gt 0 ] && echo ", $sk skipped"))"
 	fi
+}
+
+for t in "$@"; do
+	list=$(tiers "$t")
+	[ -n "$list" ] || one "$t" ""
+	for tier in $list; do
+		one "$t" "$tier"
+		unset USERKVM_ENGINE
+	done
 done
 [ -n "$bad" ] && echo "failed:$bad"
 echo "$passed passed, $failed failed, $skipped skipped"

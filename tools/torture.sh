@@ -10,6 +10,6 @@ rc=0
 for t in "$@"; do
 	# A program may hold several races; none gets more than TIME, with as much again for what is around it.
 	USERKVM_TORTURE=$time TEST_TIMEOUT=$((time * 20 + 240)) tools/check.sh "$B" "$t" || rc=1
-	grep '^torture: ' "$B/log/$t.log"
+	grep -h '^torture: ' "$B/log/$t.log" "$B/log/$t"-*.log 2>/dev/null
 done
 exit $rc
