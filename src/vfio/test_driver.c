@@ -277,6 +277,8 @@ static long test_write(void *state, unsigned region, uint64_t pos, const void *b
 		memcpy((uint8_t *)userkvm_region_memory(t->dev, 1) + pos, buf, len);
 		return (long)len;
 	}
+	if (region == 2)
+		return (long)len; /* not reached: the library knows that it cannot be written */
 	if (pos >= BUFFER) {
 		for (size_t n = 0; n < len; n++)
 			atomic_store_explicit(&t->buffer[pos - BUFFER + n], ((const uint8_t *)buf)[n],

@@ -207,7 +207,8 @@ static void two_files(void **state)
 	munmap(p, 4096);
 }
 
-/* A mapping holds the device open. Seen to fail with the region's memory in a memfd of its own. */
+/* A mapping holds the device open. Seen to fail with df_map_at taking mem_fd for every
+ * file. */
 static void mapping_holds(void **state)
 {
 	struct rig *r = *state;

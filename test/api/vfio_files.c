@@ -49,7 +49,7 @@ static int open_errno(const char *path, int flags)
 	return 0;
 }
 
-/* -- Paths. Seen to fail with PATH_VFIO removed from do_stat, and with the check of O_EXCL from vfio_open. -- */
+/* -- Paths. Seen to fail with PATH_VFIO removed from do_access, and with the check of O_EXCL from vfio_open. -- */
 
 static void paths(void **state)
 {

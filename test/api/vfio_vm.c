@@ -60,8 +60,7 @@ static int linked_device(struct rig *r)
 	return dev;
 }
 
-/* -- The link (B1). Seen to fail with link_set left out of vfio_file_set_kvm, and with device_open taking a VM
- * where there is one already (cut: the open device lost its VM). -- */
+/* -- The link (B1). Seen to fail with link_set left out of vfio_file_set_kvm. -- */
 
 static void link_first(void **state)
 {
@@ -314,7 +313,7 @@ static void irqfd(void **state)
 
 KU_ASM(three_stores, 16, "mov $0x1234, %ax; mov %ax, 0x3000; mov %ax, 0x4000; mov %al, 0x3ffe; hlt");
 
-/* Seen to fail with mem_track_told left out of the vCPU's stores (WRITES stayed 0). */
+/* Seen to fail with the call of write() left out of mem_track_told. */
 static void tracking(void **state)
 {
 	struct rig *r = *state;
