@@ -20,13 +20,13 @@
 	M(FLUSH_LOCKS_VCPUS, "a flush takes each vcpu->mutex instead of signalling")                     \
 	M(KVM_IN_EXIT, "a port access takes kvm->lock")                                                  \
 	M(INVALIDATE_TAKES_SLOTS, "an invalidation takes slots_lock")                                    \
-	M(UPDATE_AWAITS_INVALIDATION, "a memslot update waits for invalidations, with slots_lock") \
-	M(FAULT_IN_SRCU, "guest memory is touched inside an srcu section") \
+	M(UPDATE_AWAITS_INVALIDATION, "a memslot update waits for invalidations, with slots_lock")       \
+	M(FAULT_IN_SRCU, "guest memory is touched inside an srcu section")                               \
 	M(SYNC_IN_IRQ, "a routing update synchronises before it drops irq_lock")                         \
 	M(ACK_TAKES_IRQ, "an ack notifier takes irq_lock")                                               \
 	M(LOAD_IN_LOCK, "the libc's loader or fork handlers are called under a lock of ours")            \
-	M(LINK_IN_GROUP, "a VFIO group's link to its VM is set under group_lock, not under a leaf") \
-	M(PUT_IN_GROUP, "what a closed VFIO device held is put under group_lock and dev_set->lock") \
+	M(LINK_IN_GROUP, "a VFIO group's link to its VM is set under group_lock, not under a leaf")      \
+	M(PUT_IN_GROUP, "what a closed VFIO device held is put under group_lock and dev_set->lock")      \
 	M(PUT_UNDER_LOCK, "a VM's reference is put under a spinlock")                                    \
 	M(COPY_UNDER_SPIN, "guest memory is written under a spinlock")                                   \
 	M(STOP_UNDER_LOCK, "a flush runs under a lock that a vCPU takes")                                \
