@@ -167,6 +167,7 @@ void plugin_put(struct vfio_device *dev)
 	void *handle;
 
 	mutex_lock(&plugin_lock);
+	base_bug_on(!p->users);
 	handle = p->handle;
 	if (!--p->users && handle) {
 		dev->drv = NULL;

@@ -32,8 +32,8 @@ static bool loaded(void)
 	return found;
 }
 
-/* Seen to fail with dlclose left out of plugin_put, and with plugin_get left out of get_device_fd (the device
- * called into what was unmapped). */
+/* Seen to fail with dlclose left out of plugin_put, and with plugin_get left out of get_device_fd (the users
+ * became fewer than none). */
 static void while_open(void **state)
 {
 	int c, g, cdev;
