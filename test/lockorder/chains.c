@@ -6,7 +6,7 @@
  * second half is the first half with the rule broken.
  *	make check T=lockorder/chains
  */
-#include "world.h"
+#include "chain.h"
 
 #include <pthread.h>
 #include <sys/syscall.h>

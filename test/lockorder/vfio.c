@@ -4,7 +4,7 @@
  * and one of a driver library.
  *	make check T=lockorder/vfio
  */
-#include "world.h"
+#include "chain.h"
 
 #include <linux/vfio.h>
 #include <stdlib.h>

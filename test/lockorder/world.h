@@ -53,7 +53,7 @@ static void keep_report(const char *text)
 		snprintf(reports->text[i], MAX_REPORT, "%s", text);
 }
 
-static void reports_begin(void)
+static inline void reports_begin(void)
 {
 	if (!reports)
 		reports =
@@ -64,14 +64,14 @@ static void reports_begin(void)
 	lockdep_on_report(keep_report);
 }
 
-static void reports_print(void)
+static inline void reports_print(void)
 {
 	for (unsigned i = 0; i < MIN(atomic_load(&reports->n), (unsigned)MAX_REPORTS); i++)
 		print_message("-- report %u --\n%s", i + 1, reports->text[i]);
 }
 
 /* True if one report contains every one of the words; the list ends with NULL. */
-static bool one_report_names(const char *const *words)
+static inline bool one_report_names(const char *const *words)
 {
 	for (unsigned i = 0; i < MIN(atomic_load(&reports->n), (unsigned)MAX_REPORTS); i++) {
 		unsigned w = 0;
@@ -183,53 +183,5 @@ static inline void world_remap(struct world *w)
 	assert_int_equal(mprotect(w->ram, RAM_SIZE, PROT_READ | PROT_WRITE), 0);
 	api_invalidate_end(&i);
 }
-
-/* -- Chains -- */
-
-#define FLAG(name) BIT(MUTATE_##name)
-
-struct chain {
-	uint64_t flags; /* the fixes to switch off */
-	void (*run)(struct world *w);
-	const char *names[6]; /* all in one report */
-};
-
-static void run_chain(const struct chain *c, uint64_t flags)
-{
-	struct world w;
-
-	reports_begin();
-	atomic_store(&base_mutations, flags);
-	world_open(&w);
-	c->run(&w);
-	world_close(&w);
-	atomic_store(&base_mutations, 0);
-}
-
-static void chain_is_reported(void **state)
-{
-	const struct chain *c = *state;
-
-	run_chain(c, 0);
-	if (atomic_load(&reports->n))
-		reports_print();
-	assert_int_equal(atomic_load(&reports->n), 0);
-	run_chain(c, c->flags);
-	if (!one_report_names(c->names))
-		reports_print();
-	assert_true(one_report_names(c->names));
-	lockdep_reset();
-}
-
-#define CASE(name, run, flags, ...)                                   \
-	{                                                             \
-#name, chain_is_reported, NULL, NULL, &(struct chain) \
-		{                                                     \
-			flags, run,                                   \
-			{                                             \
-				__VA_ARGS__, NULL                     \
-			}                                             \
-		}                                                     \
-	}
 
 #endif
