@@ -52,12 +52,18 @@ static uint64_t slot_hi(const struct slot *s)
 
 void hva_add(const struct slot *s)
 {
-	uint64_t first = slot_lo(s) >> CHUNK_SHIFT, n = ((slot_hi(s) - 1) >> CHUNK_SHIFT) - first + 1;
+	uint64_t first = slot_lo(s) >> CHUNK_SHIFT, last = (slot_hi(s) - 1) >> CHUNK_SHIFT;
 
+	last = MIN(last, first + CHUNK_BITS - 1); /* all bits are set then */
 	spin_lock(&filter.lock);
 	filter.slots++;
-	for (uint64_t i = first; i < first + MIN(n, (uint64_t)CHUNK_BITS); i++)
-		atomic_fetch_or(&filter.bits[i % CHUNK_BITS / 64], BIT(i % 64));
+	for (uint64_t i = first; i <= last; i = (i | 63) + 1) {
+		uint64_t end = MIN(i | 63, last), mask = ~0ULL >> (63 - (end - i)) << (i % 64);
+		_Atomic uint64_t *word = &filter.bits[i % CHUNK_BITS / 64];
+
+		if (~atomic_load_explicit(word, memory_order_relaxed) & mask)
+			atomic_fetch_or(word, mask);
+	}
 	spin_unlock(&filter.lock);
 }
 

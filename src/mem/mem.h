@@ -132,7 +132,7 @@ int mem_pin_dirty(struct mem *m, uint64_t gpa, uint64_t len);
 
 struct mem_ring;
 
-/* KVM_CAP_DIRTY_LOG_RING for the VM: `bytes` per vCPU. -EINVAL, -E2BIG. kvm->lock held. */
+/* KVM_CAP_DIRTY_LOG_RING for the VM: `bytes` per vCPU. -EINVAL, -E2BIG. kvm->lock and slots_lock held. */
 int mem_ring_enable(struct mem *m, uint64_t bytes, bool has_vcpus);
 /* As enabled, 0 without. What KVM_CHECK_EXTENSION says of it. */
 uint32_t mem_ring_bytes(const struct mem *m);

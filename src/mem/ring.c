@@ -33,8 +33,28 @@ struct mem_ring {
 
 static __thread __attribute__((tls_model("initial-exec"))) struct mem_ring *current;
 
+/* Marks made before there were rings are in none: they are forgotten, or their pages would never be entered. */
+static void forget_marks(struct mem *m)
+{
+	bool flush = false;
+
+	for (unsigned as = 0; as < MEM_ADDRESS_SPACES; as++) {
+		struct slot_set *set = atomic_load(&m->active[as]);
+
+		for (unsigned i = 0; i < set->n; i++) {
+			_Atomic uint64_t *log = atomic_load(&set->slots[i]->log);
+
+			for (uint64_t w = 0; log && w < slot_words(set->slots[i]); w++)
+				flush |= slot_revoke_write(set->slots[i], w, atomic_exchange(&log[w], 0));
+		}
+	}
+	if (flush)
+		mem_revoke(m);
+}
+
 int mem_ring_enable(struct mem *m, uint64_t bytes, bool has_vcpus)
 {
+	lock_assert_held(m->slots_lock);
 	if (!bytes || bytes & (bytes - 1))
 		return -EINVAL;
 	if (bytes < RESERVED * sizeof(struct kvm_dirty_gfn) || bytes < PAGE_SIZE)
@@ -44,6 +64,7 @@ int mem_ring_enable(struct mem *m, uint64_t bytes, bool has_vcpus)
 	if (m->ring_bytes || has_vcpus)
 		return -EINVAL;
 	m->ring_bytes = (uint32_t)bytes;
+	forget_marks(m);
 	return 0;
 }
 

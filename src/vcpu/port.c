@@ -49,10 +49,9 @@ static void fill_wait(struct vcpu *v, unsigned tries)
 {
 	const struct timespec nap = {.tv_nsec = FILL_NAP_NS};
 
-	if (tries < FILL_YIELDS) {
-		sched_yield();
+	sched_yield();
+	if (tries < FILL_YIELDS)
 		return;
-	}
 	atomic_store(&v->waiting, true);
 	syscall(SYS_futex, v->exit_word, FUTEX_WAIT_PRIVATE, 0, &nap, NULL, 0);
 	atomic_store(&v->waiting, false);

@@ -27,6 +27,16 @@ static int make_pool(void **state)
 	return base_sig_enable();
 }
 
+static int enable(struct world *w, uint64_t bytes, bool has_vcpus)
+{
+	int r;
+
+	mutex_lock(&w->slots_lock);
+	r = mem_ring_enable(w->mem, bytes, has_vcpus);
+	mutex_unlock(&w->slots_lock);
+	return r;
+}
+
 static long reset(struct world *w)
 {
 	long n;
@@ -42,7 +52,7 @@ static void rings(struct world *w, unsigned n)
 {
 	memset(gfns, 0, sizeof(gfns));
 	memset(seen, 0, sizeof(seen));
-	assert_int_equal(mem_ring_enable(w->mem, BYTES, false), 0);
+	assert_int_equal(enable(w, BYTES, false), 0);
 	for (int i = 0; i < 2; i++)
 		assert_int_equal(mem_ring_create(&ring[i], w->mem, gfns[i]), 0);
 	assert_int_equal(set_region(w, 3, LOG, BASE, n * PAGE_SIZE, pool), 0);
@@ -84,14 +94,14 @@ static void sizes_are_checked(void **state)
 	uint64_t bitmap[4];
 
 	assert_int_equal(reset(w), -EINVAL);
-	assert_int_equal(mem_ring_enable(w->mem, 0, false), -EINVAL);
-	assert_int_equal(mem_ring_enable(w->mem, 3 * PAGE_SIZE, false), -EINVAL);
-	assert_int_equal(mem_ring_enable(w->mem, PAGE_SIZE / 2, false), -EINVAL);
-	assert_int_equal(mem_ring_enable(w->mem, 2 * MEM_RING_MAX_BYTES, false), -E2BIG);
-	assert_int_equal(mem_ring_enable(w->mem, BYTES, true), -EINVAL);
+	assert_int_equal(enable(w, 0, false), -EINVAL);
+	assert_int_equal(enable(w, 3 * PAGE_SIZE, false), -EINVAL);
+	assert_int_equal(enable(w, PAGE_SIZE / 2, false), -EINVAL);
+	assert_int_equal(enable(w, 2 * MEM_RING_MAX_BYTES, false), -E2BIG);
+	assert_int_equal(enable(w, BYTES, true), -EINVAL);
 	assert_int_equal(mem_ring_bytes(w->mem), 0);
-	assert_int_equal(mem_ring_enable(w->mem, BYTES, false), 0);
-	assert_int_equal(mem_ring_enable(w->mem, BYTES, false), -EINVAL);
+	assert_int_equal(enable(w, BYTES, false), 0);
+	assert_int_equal(enable(w, BYTES, false), -EINVAL);
 	assert_int_equal(get_log(w, 3, bitmap), -ENXIO);
 	assert_int_equal(clear_log(w, 3, 0, 64, bitmap), -ENXIO);
 	assert_int_equal(reset(w), 0);
@@ -126,6 +136,23 @@ static void a_page_is_entered_once_until_reset(void **state)
 	touch(w, 7, true, NULL);
 	assert_int_equal(collect(0), 7);
 	assert_int_equal(reset(w), 1);
+	no_rings();
+}
+
+/* A mark from before is in no ring. Seen to fail without forget_marks. */
+static void older_marks_are_forgotten(void **state)
+{
+	struct world *w = *state;
+	bool writable;
+
+	assert_int_equal(set_region(w, 3, LOG, BASE, PAGES * PAGE_SIZE, pool), 0);
+	touch(w, 9, true, NULL);
+	rings(w, PAGES);
+	mem_ring_use(ring[0]);
+	touch(w, 9, false, &writable);
+	assert_false(writable);
+	touch(w, 9, true, NULL);
+	assert_int_equal(collect(0), 9);
 	no_rings();
 }
 
@@ -301,11 +328,9 @@ static void nothing_is_lost(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    TEST(sizes_are_checked),
-	    TEST(a_page_is_entered_once_until_reset),
-	    TEST(writers_without_a_ring_find_one),
-	    TEST(a_full_ring_refuses),
-	    TEST(forged_entries_do_no_harm),
+	    TEST(sizes_are_checked),	     TEST(a_page_is_entered_once_until_reset),
+	    TEST(older_marks_are_forgotten), TEST(writers_without_a_ring_find_one),
+	    TEST(a_full_ring_refuses),	     TEST(forged_entries_do_no_harm),
 	    TEST(nothing_is_lost),
 	};
 
