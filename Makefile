@@ -109,14 +109,15 @@ install: all
 		$(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 755 $(O)/userkvm $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(O)/libuserkvm.so $(DESTDIR)$(PREFIX)/lib/
-	install -m 644 include/userkvm.h $(DESTDIR)$(PREFIX)/include/
+	install -m 644 include/userkvm.h include/userkvm_driver.h $(DESTDIR)$(PREFIX)/include/
 	install -m 644 doc/userkvm.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' tools/userkvm.pc.in \
 		>$(DESTDIR)$(PREFIX)/lib/pkgconfig/userkvm.pc
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/userkvm $(DESTDIR)$(PREFIX)/lib/libuserkvm.so \
-		$(DESTDIR)$(PREFIX)/include/userkvm.h $(DESTDIR)$(PREFIX)/share/man/man1/userkvm.1 \
+		$(DESTDIR)$(PREFIX)/include/userkvm.h $(DESTDIR)$(PREFIX)/include/userkvm_driver.h \
+		$(DESTDIR)$(PREFIX)/share/man/man1/userkvm.1 \
 		$(DESTDIR)$(PREFIX)/lib/pkgconfig/userkvm.pc
 
 clean:
