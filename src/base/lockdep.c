@@ -497,7 +497,8 @@ static __attribute__((constructor)) void lockdep_prepare(void)
 	void *pc[2];
 
 	backtrace(pc, 2);
-	base_log_on(LOG_ERROR); /* its file is opened now, and not while somebody counts descriptors */
+	if (getenv("USERKVM_LOG")) /* its file is opened now, and not while somebody counts descriptors */
+		base_log_on(LOG_ERROR);
 	pthread_atfork(NULL, NULL, after_fork);
 }
 #endif
