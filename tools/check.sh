@@ -38,6 +38,7 @@ one() {
 		reports=$log.reports
 		rm -f "$reports"
 		export USERKVM_LOG="error:$PWD/$reports"
+		[ "$t" != base/util ] || unset USERKVM_LOG # tests where a log goes
 		case $t in base/lockdep | lockorder/*) unset USERKVM_LOCK_EDGES ;; *) export USERKVM_LOCK_EDGES="$PWD/$B/edges" ;; esac
 		# The test devices; programs that know nothing of VFIO do not notice them.
 		case $t in api/* | guest/*) export USERKVM_VFIO=test ;; *) unset USERKVM_VFIO ;; esac
