@@ -397,7 +397,9 @@ static void link_race(void **state)
 	vu_group("/dev/vfio/0", &container, &race.group);
 	for (int n = 0; n < 2; n++)
 		KU_CHECK(pthread_create(&threads[n], NULL, opener, NULL) == 0);
-	while (torture_more(&t)) {
+	/* A busy machine gets some more rounds to have seen both. */
+	while (torture_more(&t) || (!(atomic_load(&race.opened) && atomic_load(&race.refused)) &&
+				    torture_now_ns() - t.start_ns < 20000000000U)) {
 		struct ku_vm vm;
 		int kv;
 
