@@ -86,6 +86,11 @@ int vm_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 	case KVM_CAP_DIRTY_LOG_RING_ACQ_REL: return mem_ring_enable(vm->mem, arg, atomic_load(&vm->nr_vcpus));
 	case KVM_CAP_SPLIT_IRQCHIP: return split_irqchip(kvm, arg);
 	case KVM_CAP_MAX_VCPU_ID: return max_vcpu_id(kvm, arg);
+	case KVM_CAP_PMU_CAPABILITY:
+		if (!within(kvm, cap) || atomic_load(&vm->nr_vcpus))
+			return -EINVAL;
+		vm->pmu_disabled = arg & KVM_PMU_CAP_DISABLE;
+		return 0;
 	case KVM_CAP_MSR_PLATFORM_INFO: vm->no_platform_info = !arg; return 0;
 	case KVM_CAP_EXCEPTION_PAYLOAD: vm->exception_payload = arg; return 0;
 	case KVM_CAP_X86_TRIPLE_FAULT_EVENT: vm->triple_fault_event = arg; return 0;

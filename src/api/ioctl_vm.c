@@ -186,6 +186,7 @@ CALL(set_clock, vcpu_vm_set_clock(&kvm->vm, c->buf))
 CALL(set_tsc_khz, vcpu_vm_set_tsc_khz(&kvm->vm, (uint32_t)c->arg))
 CALL(get_tsc_khz, vcpu_vm_get_tsc_khz(&kvm->vm))
 CALL(set_msr_filter, vcpu_vm_set_msr_filter(&kvm->vm, c->buf))
+CALL(set_pmu_event_filter, vcpu_vm_set_pmu_filter(&kvm->vm, (void *)c->arg))
 CALL(hyperv_eventfd, vcpu_vm_hyperv_eventfd(&kvm->vm, c->buf))
 CALL(enable_cap, vm_enable_cap(kvm, c->buf))
 
@@ -227,6 +228,7 @@ static const struct ioctl_row rows[] = {
     ROW(KVM_IOEVENTFD, SIZE(kvm_ioeventfd), 0, L_SLOTS, ioeventfd),
     ROW(KVM_REGISTER_COALESCED_MMIO, SIZE(kvm_coalesced_mmio_zone), 0, L_SLOTS, register_coalesced),
     ROW(KVM_UNREGISTER_COALESCED_MMIO, SIZE(kvm_coalesced_mmio_zone), 0, L_SLOTS, unregister_coalesced),
+    ROW(KVM_SET_PMU_EVENT_FILTER, 0, 0, L_NONE, set_pmu_event_filter),
     ROW(KVM_HYPERV_EVENTFD, SIZE(kvm_hyperv_eventfd), 0, L_NONE, hyperv_eventfd),
     ROW(KVM_GET_CLOCK, 0, SIZE(kvm_clock_data), L_NONE, get_clock),
     ROW(KVM_SET_CLOCK, SIZE(kvm_clock_data), 0, L_NONE, set_clock),

@@ -216,6 +216,7 @@ struct engine_cpu {
 	bool want_window;
 	bool smm;
 	uint64_t retired;
+	struct engine_counts counts;
 	uint32_t pauses; /* PAUSE instructions executed */
 	struct {
 		unsigned shadow;
@@ -261,6 +262,7 @@ struct engine_cpu {
 #define SLOW_SHADOW 2
 #define SLOW_BREAK  4 /* DR7 or guest-debug breakpoints armed */
 #define SLOW_RF	    8
+#define SLOW_COUNT  16 /* engine_count is on */
 #define SLOW_WINDOW 32 /* want_window */
 #define SLOW_AC \
 	64	    /* alignment is checked: CR0.AM, RFLAGS.AC, CPL 3 (set where RFLAGS, CR0 or CPL change) \
@@ -384,6 +386,9 @@ void control_set_cr0(struct engine_cpu *c, uint64_t val);
 void control_set_cr3(struct engine_cpu *c, uint64_t val);
 void control_set_cr4(struct engine_cpu *c, uint64_t val);
 bool control_is_canonical(const struct engine_cpu *c, uint64_t lin);
+
+/* An instruction retired that began at CPL 0 or (user) above; while SLOW_COUNT (count.c). */
+void count_retired(struct engine_cpu *c, const struct insn *i, bool user);
 
 /* -- Stack: width by SS.B and mode; checks included -- */
 void stack_push(struct engine_cpu *c, uint64_t val, unsigned size);	/* commits RSP after the store */

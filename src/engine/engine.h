@@ -184,6 +184,16 @@ void engine_set_smm(struct engine_cpu *c, bool smm);
 bool engine_translate(struct engine_cpu *c, uint64_t linear, uint64_t *gpa, bool *writable, bool *user);
 /* Drops all cached translations (guest TLB flush by hypercall, CR changes from outside do it themselves). */
 void engine_flush_tlb(struct engine_cpu *c);
+/*
+ * Counts of a performance monitor: retired instructions, and branches among them, at CPL 0 and above, while
+ * engine_count is on. After `left` more instructions (0: never) the exit word is set. It costs speed.
+ */
+struct engine_counts {
+	uint64_t insns[2], branches[2]; /* [0] CPL 0, [1] CPL 1 to 3 */
+	uint64_t left;
+};
+void engine_count(struct engine_cpu *c, bool on, uint64_t left);
+const struct engine_counts *engine_counts(const struct engine_cpu *c);
 /* Instructions retired since creation. */
 uint64_t engine_retired(const struct engine_cpu *c);
 

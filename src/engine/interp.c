@@ -361,6 +361,7 @@ static void careful_after(struct engine_cpu *c)
 static __attribute__((noinline)) void run_careful(struct engine_cpu *c)
 {
 	const struct insn *i;
+	bool user = c->cpl;
 
 	c->before.shadow = c->shadow;
 	c->before.rf = c->rflags & FLAG_RF;
@@ -376,6 +377,8 @@ static __attribute__((noinline)) void run_careful(struct engine_cpu *c)
 	i->exec(c, i);
 	if (c->before.rf && c->next_rip == c->rip && i->rep != REP_NONE)
 		rflags_set(c, c->rflags | FLAG_RF); /* a repeated instruction that goes on */
+	if (unlikely(c->slow & SLOW_COUNT) && (i->rep == REP_NONE || c->next_rip != c->rip))
+		count_retired(c, i, user);
 	c->rip = c->next_rip;
 	c->retired++;
 	if (c->shadow)
@@ -417,6 +420,7 @@ static bool halted(struct engine_cpu *c)
 {
 	c->rip = c->next_rip;
 	c->retired++;
+	c->counts.insns[0] += c->slow & SLOW_COUNT ? 1 : 0;
 	if (!c->before.tf)
 		return true;
 	careful_after(c);

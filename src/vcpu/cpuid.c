@@ -92,6 +92,7 @@ static void update_features(struct vcpu *v)
 	v->cpuid.feat = f;
 	v->cpuid.amd = feature(v, 0, 1) == 0x68747541 || feature(v, 0, 1) == 0x6f677948; /* Auth, Hygo */
 	hyperv_update_cpuid(v);
+	pmu_refresh(v);
 	engine_set_features(v->cpu, &f);
 	if (v->lapic)
 		lapic_set_features(v->lapic, feature(v, 1, 2) & BIT(24));

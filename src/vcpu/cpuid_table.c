@@ -163,6 +163,8 @@ static void add_basic(uint32_t max, uint64_t xcr0)
 			e = add(leaf, 0, false);
 			mask(e);
 			mask_by_xcr0(e, xcr0);
+			if (leaf == 1 && !vcpu_host_is_amd())
+				e->ecx |= B(15); /* PDCM */
 			if (leaf == 1)
 				e->ebx &= 0xff00; /* ids and counts are the VMM's */
 			break;
@@ -183,9 +185,17 @@ static void add_basic(uint32_t max, uint64_t xcr0)
 			mask_by_xcr0(e, xcr0);
 			e->ebx = e->ecx = e->edx = 0;
 			break;
+		case 0xa:
+			e = add_zero(leaf, 0, false);
+			if (vcpu_host_is_amd())
+				break;
+			e->eax = PMU_EAX;
+			e->ebx = PMU_EBX;
+			e->edx = PMU_EDX;
+			break;
 		case 0xd: add_xsave(xcr0); break;
 		case 6: mask(add_zero(leaf, 0, false)); break;
-		default: /* MONITOR, power, PMU, topology, PT, SGX, AMX: absent or the VMM's */
+		default: /* MONITOR, power, topology, PT, SGX, AMX: absent or the VMM's */
 			add_zero(leaf, 0,
 				 leaf == 0xb || leaf == 0xf || leaf == 0x10 || leaf == 0x14 || leaf == 0x1f);
 		}
@@ -227,7 +237,7 @@ int cpuid_init(void)
 
 	noffered = 0;
 	e = add(0, 0, false);
-	e->eax = MIN(MAX(e->eax, 7U), 0x1fU);
+	e->eax = MIN(MAX(e->eax, vcpu_host_is_amd() ? 7U : 0xaU), 0x1fU);
 	add_basic(e->eax, xcr0);
 	e = add_zero(KVM_CPUID_SIGNATURE, 0, false);
 	e->eax = KVM_CPUID_FEATURES;

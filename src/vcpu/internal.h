@@ -18,6 +18,7 @@
 #include "vcpu/cpuid.h"
 #include "vcpu/hyperv.h"
 #include "vcpu/msr.h"
+#include "vcpu/pmu.h"
 #include "vcpu/pv.h"
 #include "vcpu/replay.h"
 #include "vcpu/vcpu.h"
@@ -35,6 +36,7 @@
 #define VCPU_REQ_HV_CRASH     BIT(11) /* KVM_EXIT_SYSTEM_EVENT */
 #define VCPU_REQ_HV_RESET     BIT(12)
 #define VCPU_REQ_HV_STIMER    BIT(13) /* hyperv_synic.c: a synthetic timer is due */
+#define VCPU_REQ_PMU	      BIT(14) /* pmu.c: an overflow may be due, or the filter changed */
 #define VCPU_REQ_CLOCK	      BIT(16) /* clock.c, pv.c: rewrite the guest's kvmclock page */
 #define VCPU_REQ_STEAL	      BIT(17) /* pv.c: rewrite steal time */
 
@@ -132,6 +134,7 @@ struct vcpu {
 	struct vcpu_clock clk;
 	struct vcpu_pv pv;
 	struct vcpu_hv hv;
+	struct vcpu_pmu pmu;
 
 	struct sig_run sig;
 };

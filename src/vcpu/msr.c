@@ -337,14 +337,35 @@ static int set_hwcr(struct vcpu *v, const struct msr_row *r, uint32_t index, uin
 	return 0;
 }
 
-/* No PMU: nothing is in it. */
 static int get_perf_capabilities(struct vcpu *v, const struct msr_row *r, uint32_t index, uint64_t *val,
 				 bool host)
 {
 	if (!host && !guest_has(v, 1, ECX, BIT(15)))
 		return -EINVAL;
-	*val = 0;
+	*val = v->pmu.perf_caps;
 	return 0;
+}
+
+static int set_perf_capabilities(struct vcpu *v, const struct msr_row *r, uint32_t index, uint64_t val,
+				 bool host)
+{
+	return pmu_set_caps(v, val);
+}
+
+/* Without the guest's CPUID: the VMM may save and restore nothing; P6's two counters are never missed. */
+static int get_pmu(struct vcpu *v, const struct msr_row *r, uint32_t index, uint64_t *val, bool host)
+{
+	if (pmu_has_msr(v, index))
+		return pmu_get_msr(v, index, val);
+	*val = 0;
+	return r->arg || (host && (r->flags & MSR_LISTED)) ? 0 : -EINVAL;
+}
+
+static int set_pmu(struct vcpu *v, const struct msr_row *r, uint32_t index, uint64_t val, bool host)
+{
+	if (pmu_has_msr(v, index))
+		return pmu_set_msr(v, index, val, host);
+	return r->arg || (host && !val && (r->flags & MSR_LISTED)) ? 0 : -EINVAL;
 }
 
 /* -- The table ------------------------------------------------------------ */
@@ -500,7 +521,7 @@ enum engine_status vcpu_wrmsr_port(struct vcpu *v, uint32_t index, uint64_t val)
 
 enum engine_status vcpu_rdpmc_port(struct vcpu *v, uint32_t index, uint64_t *val)
 {
-	return ENGINE_GP; /* no PMU */
+	return pmu_rdpmc(v, index, val) ? ENGINE_GP : ENGINE_OK;
 }
 
 /* -- ioctls --------------------------------------------------------------- */
@@ -550,7 +571,7 @@ int vcpu_get_feature_msr(uint32_t index, uint64_t *val)
 		case IA32_BIOS_SIGN_ID: *val = UCODE_REVISION; break;
 		case IA32_ARCH_CAPS: *val = ARCH_CAPABILITIES; break;
 		case AMD_DE_CFG: *val = DE_CFG_LFENCE_SERIALIZE; break;
-		default: *val = 0; /* PERF_CAPABILITIES */
+		default: *val = vcpu_host_is_amd() ? 0 : PMU_CAPS; /* PERF_CAPABILITIES */
 		}
 		return 0;
 	}

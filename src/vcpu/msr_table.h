@@ -22,7 +22,8 @@ MSR(0x00000049, 0x00000049, 0, NULL, set_pred_cmd, 0)			 /* IA32_PRED_CMD */
 MSR(0x00000079, 0x00000079, 0, NULL, set_nothing, 0)			 /* IA32_UCODE_WRITE */
 MSR(0x0000008b, 0x0000008b, F(ucode_rev), get_field, set_ucode_rev, MSR_LISTED) /* IA32_BIOS_SIGN_ID */
 MSR(0x0000009e, 0x0000009e, 0, get_smbase, set_smbase, MSR_LISTED | MSR_HOST_R | MSR_HOST_W) /* IA32_SMBASE */
-MSR(0x000000c1, 0x000000c2, 0, get_const, set_nothing, 0)		 /* P6_PERFCTR0, 1 */
+MSR(0x000000c1, 0x000000c2, 1, get_pmu, set_pmu, MSR_LISTED)		 /* PERFCTR0, 1 */
+MSR(0x000000c3, 0x000000c4, 0, get_pmu, set_pmu, MSR_LISTED)		 /* PERFCTR2, 3 */
 MSR(0x000000cd, 0x000000cd, 3, get_const, NULL, 0)			 /* FSB_FREQ */
 MSR(0x000000ce, 0x000000ce, F(platform_info), get_platform_info, set_platform_info, MSR_LISTED | MSR_HOST_W)
 MSR(0x000000fe, 0x000000fe, 0, get_mtrr, NULL, 0)			 /* IA32_MTRRCAP */
@@ -32,7 +33,8 @@ MSR(0x0000011e, 0x0000011e, 0xbe702111, get_const, set_nothing, 0)	 /* BBL_CR_CT
 MSR(0x00000140, 0x00000140, F(misc_features_enables), get_field, set_misc_features, MSR_LISTED)
 MSR(0x00000179, 0x00000179, 0, get_mce, NULL, 0)			 /* IA32_MCG_CAP */
 MSR(0x0000017a, 0x0000017b, 0, get_mce, set_mce, MSR_LISTED)		 /* IA32_MCG_STATUS, CTL */
-MSR(0x00000186, 0x00000187, 0, get_const, set_nothing, 0)		 /* P6_EVNTSEL0, 1 */
+MSR(0x00000186, 0x00000187, 1, get_pmu, set_pmu, MSR_LISTED)		 /* EVNTSEL0, 1 */
+MSR(0x00000188, 0x00000189, 0, get_pmu, set_pmu, MSR_LISTED)		 /* EVNTSEL2, 3 */
 MSR(0x00000198, 0x00000198, 1000 | 4ULL << 40, get_const, NULL, 0)	 /* IA32_PERF_STATUS */
 MSR(0x00000199, 0x00000199, 0, get_const, NULL, 0)			 /* IA32_PERF_CTL */
 MSR(0x000001a0, 0x000001a0, F(misc_enable), get_field, set_misc_enable, MSR_LISTED) /* IA32_MISC_ENABLE */
@@ -40,8 +42,11 @@ MSR(0x000001d9, 0x000001d9, 0, get_const, set_debugctl, 0)		 /* IA32_DEBUGCTL */
 MSR(0x000001db, 0x000001de, 0, get_const, NULL, 0)			 /* LASTBRANCH and LASTINT, from and to */
 MSR(0x000001fc, 0x000001fc, F(power_ctl), get_field, set_field, MSR_LISTED) /* POWER_CTL */
 MSR(0x00000200, 0x000002ff, 0, get_mtrr, set_mtrr, 0)			 /* MTRRs; PAT among them is the engine's */
-MSR(0x00000345, 0x00000345, 0, get_perf_capabilities, set_zero, MSR_LISTED | MSR_HOST_W)
+MSR(0x00000309, 0x0000030b, 0, get_pmu, set_pmu, MSR_LISTED)		 /* FIXED_CTR0..2 */
+MSR(0x00000345, 0x00000345, 0, get_perf_capabilities, set_perf_capabilities, MSR_LISTED | MSR_HOST_W)
+MSR(0x0000038d, 0x00000390, 0, get_pmu, set_pmu, MSR_LISTED)		 /* FIXED_CTR_CTRL, GLOBAL_STATUS, CTRL, OVF_CTRL */
 MSR(0x00000400, 0x0000047f, 0, get_mce, set_mce, 0)			 /* IA32_MCi_* */
+MSR(0x000004c1, 0x000004c4, 0, get_pmu, set_pmu, 0)			 /* PMC0..3, full width */
 MSR(0x00000606, 0x00000606, 0, get_const, NULL, 0)			 /* RAPL_POWER_UNIT */
 MSR(0x00000611, 0x00000611, 0, get_const, NULL, 0)			 /* PKG_ENERGY_STATUS */
 MSR(0x00000619, 0x00000619, 0, get_const, NULL, 0)			 /* DRAM_ENERGY_STATUS */

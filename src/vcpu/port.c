@@ -382,6 +382,8 @@ static bool port_poll(void *ctx)
 	struct vcpu *v = ctx;
 
 	atomic_store(v->exit_word, 0);
+	if (unlikely(v->pmu.armed) && !engine_counts(v->cpu)->left)
+		vcpu_request_quiet(v, VCPU_REQ_PMU);
 	if (v->completing)
 		return false;
 	return atomic_load(&v->requests) || v->set_tpr_exit || base_sig_run_caught(&v->sig);

@@ -169,6 +169,8 @@ static int run_requests(struct vcpu *v)
 		return run_leave(v, KVM_EXIT_SHUTDOWN);
 	if (hyperv_requests(v) == 0)
 		return 0;
+	if (vcpu_request_take(v, VCPU_REQ_PMU))
+		pmu_request(v);
 	event_collect(v);
 	return vcpu_request_take(v, VCPU_REQ_EOI_EXIT) ? request_eoi(v) : 1;
 }
@@ -192,7 +194,11 @@ static int run_guest(struct vcpu *v)
 	event_vapic_to(v);
 	replay_rewind(v);
 	v->run_result = 0;
+	if (unlikely(v->pmu.armed))
+		pmu_enter(v);
 	x = v->step_once ? engine_step(v->cpu) : engine_run(v->cpu);
+	if (unlikely(v->pmu.armed))
+		pmu_leave(v);
 	guest_leave(v);
 	pv_after_exit(v);
 	return run_exit(v, x);

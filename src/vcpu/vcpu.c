@@ -47,6 +47,7 @@ int vcpu_vm_init(struct vcpu_vm *vm)
 
 void vcpu_vm_destroy(struct vcpu_vm *vm)
 {
+	pmu_vm_destroy(vm);
 	hyperv_vm_destroy(vm);
 	msr_vm_destroy(vm);
 	clock_vm_destroy(vm);
@@ -111,6 +112,7 @@ int vcpu_create(struct vcpu **out, struct vcpu_vm *vm, uint32_t id, unsigned ind
 	v->ev.extint = -1;
 	mutex_init(&v->mutex, LOCK_VCPU);
 	hyperv_init(v);
+	pmu_init(v);
 	r = make_parts(v);
 	if (r) {
 		vcpu_destroy(v);
@@ -129,6 +131,7 @@ void vcpu_destroy(struct vcpu *v)
 	if (!v)
 		return;
 	hyperv_destroy(v);
+	pmu_destroy(v);
 	if (v->lapic)
 		lapic_destroy(v->lapic);
 	if (v->cpu) {
@@ -185,6 +188,7 @@ void vcpu_reset(struct vcpu *v, bool init)
 		lapic_reset(v->lapic, init);
 	msr_reset(v, init);
 	pv_reset(v, init);
+	pmu_reset(v);
 	reset_rdx(v);
 	vcpu_request_quiet(v, VCPU_REQ_EVENT);
 }

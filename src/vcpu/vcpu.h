@@ -24,6 +24,7 @@
 struct vcpu;
 struct clock;	   /* VM-wide TSC and kvmclock state: clock.c */
 struct hv_vm;	   /* the Hyper-V partition: hyperv.c */
+struct pmu_filter; /* KVM_SET_PMU_EVENT_FILTER: pmu.c */
 struct msr_filter; /* KVM_X86_SET_MSR_FILTER: msr.c */
 
 /* What the vCPUs of a VM share: organs made by api, and VM-wide settings. Embedded in struct kvm. */
@@ -36,6 +37,7 @@ struct vcpu_vm {
 	struct mutex *lock; /* kvm->lock */
 	struct clock *clock;
 	struct hv_vm *hv;
+	_Atomic(struct pmu_filter *) pmu_filter; /* read under srcu */
 	_Atomic(struct msr_filter *) msr_filter; /* read under srcu */
 	_Atomic(struct vcpu *) vcpus[VCPU_MAX];	 /* by vcpu index; published once, gone with the VM */
 	_Atomic unsigned nr_vcpus;
@@ -44,6 +46,7 @@ struct vcpu_vm {
 	/* KVM_ENABLE_CAP and friends; written under kvm->lock before vCPUs run or with atomics' tolerance */
 	uint64_t disabled_exits, disabled_quirks, user_space_msr_mask, x2apic_api;
 	bool exception_payload, triple_fault_event, bus_lock_exit, exit_on_emulation_error;
+	bool pmu_disabled;     /* KVM_CAP_PMU_CAPABILITY, before there are vCPUs */
 	bool no_platform_info; /* KVM_CAP_MSR_PLATFORM_INFO 0: the guest cannot read the MSR */
 	uint64_t identity_map_addr, tss_addr;
 };
@@ -117,6 +120,8 @@ int vcpu_set_attr(struct vcpu *v, const struct kvm_device_attr *a);
 void vcpu_kick(struct vcpu *v);
 
 /* -- VM and system ioctls whose facts live here -- */
+/* KVM_SET_PMU_EVENT_FILTER: the VMM's pointer. Takes vm->lock. -EFAULT, -EINVAL, -E2BIG, -ENOMEM. */
+int vcpu_vm_set_pmu_filter(struct vcpu_vm *vm, const void *user);
 int vcpu_vm_hyperv_eventfd(struct vcpu_vm *vm, const struct kvm_hyperv_eventfd *e);
 int vcpu_vm_get_clock(struct vcpu_vm *vm, struct kvm_clock_data *c);
 int vcpu_vm_set_clock(struct vcpu_vm *vm, const struct kvm_clock_data *c); /* -EINVAL flags */

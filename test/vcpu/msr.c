@@ -119,7 +119,7 @@ static void test_writes(void **state)
 static void test_unknown(void **state)
 {
 	static const uint32_t absent[] = {0x480, 0x3b0,	     0x1d0,	 0x2f0,	     0x40000200,
-					  0x309, 0x4b564d02, 0xc0010114, 0xc0010200, 0xffffffff};
+					  0x30c, 0x4b564d02, 0xc0010114, 0xc0010200, 0xffffffff};
 	uint64_t val;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(absent); i++) {

@@ -175,7 +175,32 @@ bool vcpu_host_is_amd(void)
 	return false;
 }
 
-/* Hyper-V is a test/guest matter. */
+/* The PMU and Hyper-V are test/guest matters. */
+bool pmu_has_msr(const struct vcpu *v, uint32_t index)
+{
+	return false;
+}
+
+int pmu_get_msr(struct vcpu *v, uint32_t index, uint64_t *val)
+{
+	return -EINVAL;
+}
+
+int pmu_set_msr(struct vcpu *v, uint32_t index, uint64_t val, bool host)
+{
+	return -EINVAL;
+}
+
+int pmu_set_caps(struct vcpu *v, uint64_t val)
+{
+	return val ? -EINVAL : 0;
+}
+
+int pmu_rdpmc(struct vcpu *v, uint32_t index, uint64_t *val)
+{
+	return -EINVAL;
+}
+
 int hyperv_get_msr(struct vcpu *v, uint32_t index, uint64_t *val, bool host)
 {
 	*val = 0;
