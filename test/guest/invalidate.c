@@ -225,7 +225,7 @@ static int watch(uint8_t *mem, uint64_t features)
 {
 	struct uffdio_api api = {.api = UFFD_API, .features = features};
 	struct uffdio_register reg = {.range = {(uint64_t)mem, SIZE}, .mode = UFFDIO_REGISTER_MODE_MISSING};
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
 
 	if (fd >= 0 && (ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &reg))) {
 		close(fd);
@@ -238,7 +238,7 @@ static void wait_readable(int fd)
 {
 	struct pollfd p = {.fd = fd, .events = POLLIN};
 
-	KU_CHECK(poll(&p, 1, 20000) == 1);
+	KU_CHECK(poll(&p, 1, 20000) == 1 && p.revents == POLLIN);
 }
 
 /* What a handler may do before it reads its event. */
@@ -292,8 +292,8 @@ static void while_the_kernel_waits(void *(*change)(void *), uint64_t feature, ui
 	ru_start(&e->run[0]);
 	usleep(30000);
 	assert_int_equal(atomic_load(&exits), 0);
-	call_kvm(e);
 	assert_int_equal(ru_stop(&e->run[0]), EINTR);
+	call_kvm(e);
 	ku_get_regs(&e->cpu[0], &r);
 	assert_int_equal(r.rip, CODE);
 	assert_int_equal(read(fd, &msg, sizeof(msg)), sizeof(msg));
@@ -303,6 +303,7 @@ static void while_the_kernel_waits(void *(*change)(void *), uint64_t feature, ui
 	if (event == UFFD_EVENT_REMOVE) {
 		struct uffdio_zeropage z = {.range = {(uint64_t)e->mem + PAGE, PAGE}};
 
+		wait_readable(fd);
 		assert_int_equal(read(fd, &msg, sizeof(msg)), sizeof(msg));
 		assert_int_equal(msg.event, UFFD_EVENT_PAGEFAULT);
 		assert_int_equal(ioctl(fd, UFFDIO_ZEROPAGE, &z), 0);
