@@ -373,6 +373,53 @@ static void descriptors(void **state)
 	every(-EMFILE);
 }
 
+static pthread_barrier_t reading;
+
+/* A reader that is there while the arrays are replaced. */
+static void *reader(void *arg)
+{
+	struct kvm *kvm = arg;
+	int idx = srcu_read_lock(&kvm->srcu);
+
+	pthread_barrier_wait(&reading);
+	pthread_barrier_wait(&reading);
+	srcu_read_unlock(&kvm->srcu, idx);
+	return NULL;
+}
+
+/*
+ * Closed at once after registrations, whose old arrays have been waiting for a reader: the VM's end waits too, and
+ * nothing of it is freed later. Seen to fail (reports of srcu_cleanup) with both srcu_barrier removed from kvm_destroy.
+ */
+static void register_then_close(void **state)
+{
+	struct op none = {.name = "register, close"};
+	unsigned bugs = base_bug_count();
+	struct balance before;
+	struct rig r;
+
+	rig_open(&r, &none);
+	rig_close(&r);
+	before = balance();
+	pthread_barrier_init(&reading, NULL, 2);
+	for (int i = 0; i < 100; i++) {
+		pthread_t thread;
+
+		rig_open(&r, &none);
+		pthread_create(&thread, NULL, reader, r.kvm);
+		pthread_barrier_wait(&reading);
+		assert_int_equal(mmio_doorbell(&r), 0);
+		assert_int_equal(ioeventfd(&r, 0, 0xd0001000, 4), 0);
+		assert_int_equal(pio_doorbell(&r), 0);
+		assert_int_equal(zone_add(&r), 0);
+		pthread_barrier_wait(&reading);
+		pthread_join(thread, NULL);
+		rig_close(&r);
+	}
+	assert_int_equal(base_bug_count(), bugs);
+	assert_balance(&before, none.name);
+}
+
 /* -- Many -- */
 
 /* All of it at once, many times over: memory and descriptors are what they were. Seen to fail with bus_destroy not
@@ -418,6 +465,7 @@ static void create_register_close(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(allocations), cmocka_unit_test(descriptors),
+					   cmocka_unit_test(register_then_close),
 					   cmocka_unit_test(create_register_close),
 					   cmocka_unit_test(no_reports)};
 
