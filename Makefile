@@ -78,7 +78,7 @@ demo demo-shell:
 	@tools/demo.sh $@
 
 # -- Benchmarks --
-# api speaks only the KVM ABI; interp is the engine without a VM. B=api, B=interp or B=boot: that part alone;
+# api speaks only the KVM ABI; interp is the engine without a VM. B=api, B=interp, B=guest or B=boot: that part alone;
 # MD=1: tables for the README. nocheck.so is the library without the run loop's check of code bytes: it is only
 # ever measured.
 $(O)/bench/api: $(wildcard bench/api*.c) bench/bench.h $(wildcard test/*.h)
@@ -93,10 +93,15 @@ $(O)/bench/interp_nocheck.o: src/engine/interp.c $(O)/obj/engine/interp.o
 $(O)/bench/nocheck.so: $(O)/bench/interp_nocheck.o $(O)/libuserkvm.so
 	$(Q)$(CC) -shared -Wl,-z,now -Wl,--version-script=tools/exports.map -O2 -o $@ $< \
 		$(filter-out %/engine/interp.o,$(SRC:src/%.c=$(O)/obj/%.o)) $(LIBS)
+# What guests run, and this machine: static. Deflate's row is there where zlib is (zlib1g-dev).
+GUEST_ZLIB := $(if $(wildcard /usr/include/zlib.h),-DWITH_ZLIB)
+$(O)/bench/guest: $(wildcard bench/guest/*.c) bench/guest/guest.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE $(WARN) -O2 -static $(GUEST_ZLIB) -o $@ $(filter %.c,$^) $(if $(GUEST_ZLIB),-lz) -lm
 bench:
 	@tools/deps.sh bench
 	$(Q)$(MAKE) --no-print-directory -j2 $(O)/userkvm $(O)/libuserkvm.so $(O)/bench/api $(O)/bench/interp \
-		$(O)/bench/nocheck.so
+		$(O)/bench/nocheck.so $(O)/bench/guest
 	@tools/bench.sh $(O) $(if $(MD),md,text) $(B)
 
 lint:
@@ -129,6 +134,6 @@ help:
 	@echo "make check [T=room/name] [SAN=thread|address]"
 	@echo "make torture TIME=60     the long form of the races, with SAN= too"
 	@echo "make selftests [T=program] [SAN=thread|address]  the kernel's KVM selftests; writes doc/selftests.md"
-	@echo "make bench [B=api|interp|boot] [MD=1]  benchmarks against their baselines"
+	@echo "make bench [B=api|interp|guest|boot] [MD=1]  benchmarks against their baselines"
 	@echo "make lint               format, floors, sizes, static analysis"
 	@echo "make install PREFIX=    binary, library, header, pkg-config file, man page"

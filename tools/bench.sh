@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# make bench: each figure beside its baseline of the same run.	tools/bench.sh BUILD-FOLDER text|md [api|interp|boot]
+# make bench: each figure beside its baseline of the same run.	tools/bench.sh BUILD-FOLDER text|md [api|interp|guest|boot]
 # API costs against the machine's own KVM where it has one (idle and 1-vCPU rows); the engine against TCG.
 set -u
 cd "$(dirname "$0")/.."
@@ -53,11 +53,16 @@ bench_boot() {
 		printf "userkvm %.2f s   QEMU TCG %.2f s   ratio %.2f\n", a/1e9, b/1e9, a/b }'
 }
 
+bench_guest() {
+	tools/bench_guest.sh "$B" "$form"
+	echo
+}
+
 case $part in
-"") bench_api && bench_interp && bench_boot ;;
-api | interp | boot) "bench_$part" ;;
+"") bench_api && bench_interp && bench_boot && bench_guest ;;
+api | interp | guest | boot) "bench_$part" ;;
 *)
-	echo "make bench B=api, B=interp or B=boot" >&2
+	echo "make bench B=api, B=interp, B=guest or B=boot" >&2
 	exit 2
 	;;
 esac

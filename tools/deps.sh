@@ -7,7 +7,7 @@ build="gcc make libc6-dev libzydis-dev"
 demo="$build qemu-system-x86 qemu-system-data seabios ipxe-qemu busybox-static cpio gzip dpkg apt"
 check="$demo libcmocka-dev ovmf memtest86+ e2fsprogs gdb python3 socat qemu-utils"
 lint="$build clang-format cppcheck universal-ctags libcmocka-dev python3"
-bench="$demo"
+bench="$demo zlib1g-dev"
 selftests="$build linux-source-6.1 rsync libcap-dev xz-utils gawk"
 case "${1:-build}" in
 build) want=$build ;;
