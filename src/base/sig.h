@@ -19,6 +19,12 @@
 
 #define SIG_KICK (__SIGRTMIN + 29) /* 61; hidden from the VMM by the shim */
 
+/* What is known of kicks on their way to a thread. */
+struct sig_kick {
+	_Atomic uint32_t handled; /* handlers begun */
+	_Atomic uint64_t sent; /* thread, and what `handled` was, plus one, before the last kick was sent */
+};
+
 struct sig_caught {
 	siginfo_t info;
 };
@@ -26,6 +32,7 @@ struct sig_caught {
 /* One KVM_RUN on one thread. Filled by the caller's base_sig_run_begin, on its stack or in the vCPU. */
 struct sig_run {
 	_Atomic uint32_t *exit_word; /* set to 1 (and futex-woken by nobody: same thread) when caught */
+	struct sig_kick kicked;
 	void (*kick)(void *arg, void *ucontext); /* runs in the handler of SIG_KICK; async-signal-safe */
 	void *arg;
 	sigset_t saved_mask;
@@ -59,10 +66,16 @@ bool base_sig_run_end(struct sig_run *run);
 bool base_sig_run_caught(const struct sig_run *run);
 
 /*
- * Lets SIG_KICK through on this thread and returns its id for base_sig_kick. Outside a run the kick does one
+ * Lets SIG_KICK through on this thread and returns its id and flag for base_sig_kick_once. Outside a run the kick does one
  * thing: a PC inside a window goes on at the window's `again`.
  */
-int base_sig_listen(void);
+int base_sig_listen(struct sig_kick **kick);
+/*
+ * base_sig_kick, unless the last one's handler has still to begin: that one will do, for it comes after what was
+ * done before this call. Real-time signals queue, and a thread that gets no CPU would collect thousands. *k is
+ * what base_sig_listen told, or that of a run on the thread; it outlives the call. Any threads at once.
+ */
+void base_sig_kick_once(int tid, struct sig_kick *k);
 /* Sends SIG_KICK to a thread of this process. Any thread. */
 void base_sig_kick(int tid);
 /* membarrier(PRIVATE_EXPEDITED): every thread that ran user code has passed through the kernel since. */

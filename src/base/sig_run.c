@@ -18,6 +18,7 @@
 static TLS struct sig_run *_Atomic current;
 static TLS bool opened; /* this thread's mask lets faults and the kick through */
 static TLS int own_tid; /* 0: not asked yet */
+static TLS struct sig_kick own_kick;
 
 SIGSAFE struct sig_run *sig_run_current(void)
 {
@@ -48,6 +49,10 @@ SIGSAFE void sig_run_kicked(void *ucontext)
 	greg_t *rip = &((ucontext_t *)ucontext)->uc_mcontext.gregs[REG_RIP];
 	uint64_t fault, again;
 
+	/* First: a kick that is left out counts on what follows. Pairs with base_sig_kick_once. */
+	atomic_fetch_add(&own_kick.handled, 1);
+	for (struct sig_run *r = sig_run_current(); r; r = r->outer)
+		atomic_fetch_add(&r->kicked.handled, 1);
 	if (!sig_run_current() && base_window_find((uint64_t)*rip, &fault, &again))
 		*rip = (greg_t)again;
 	for (struct sig_run *r = sig_run_current(); r; r = r->outer) {
@@ -60,6 +65,7 @@ void sig_run_forked(void)
 {
 	atomic_store(&current, NULL);
 	own_tid = 0;
+	atomic_fetch_add(&own_kick.handled, 1); /* what was pending stays with the parent */
 }
 
 SIGSAFE void sig_requeue(const siginfo_t *info)
@@ -88,6 +94,7 @@ void base_sig_run_begin(struct sig_run *run, const sigset_t *mask)
 
 	run->mask_changed = mask != NULL;
 	atomic_store_explicit(&run->ncaught, 0, memory_order_relaxed);
+	atomic_fetch_add(&run->kicked.handled, 1); /* what is still on its way is another run's */
 	run->outer = sig_run_current();
 	if (unlikely(!opened))
 		open_mask();
@@ -141,13 +148,26 @@ bool base_sig_run_caught(const struct sig_run *run)
 
 /* -- Kicks -- */
 
-int base_sig_listen(void)
+int base_sig_listen(struct sig_kick **kick)
 {
+	*kick = &own_kick;
 	if (unlikely(!opened))
 		open_mask();
 	if (unlikely(!own_tid))
 		own_tid = (int)sys_call(SYS_gettid);
 	return own_tid;
+}
+
+void base_sig_kick_once(int tid, struct sig_kick *k)
+{
+	/* Looked at after what the kick is for. While it stays, no handler has begun, and a kick that was sent is
+	 * on its way; marked only once it is sent, so that nobody counts on one that is not. */
+	uint64_t mark = (uint64_t)tid << 32 | (atomic_load(&k->handled) + 1);
+
+	if (atomic_load(&k->sent) == mark)
+		return;
+	base_sig_kick(tid);
+	atomic_store(&k->sent, mark);
 }
 
 void base_sig_kick(int tid)

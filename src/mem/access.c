@@ -21,6 +21,7 @@
 
 struct accessor {
 	int tid;
+	struct sig_kick *kick;
 	struct accessor *next, **link;
 };
 
@@ -31,7 +32,7 @@ void mem_revoke(struct mem *m)
 	atomic_fetch_add(&m->revoke_seq, 1);
 	spin_lock(&m->access_lock);
 	for (struct accessor *a = m->accessors; a; a = a->next) {
-		base_sig_kick(a->tid);
+		base_sig_kick_once(a->tid, a->kick);
 		kicked = true;
 	}
 	spin_unlock(&m->access_lock);
@@ -43,7 +44,7 @@ void mem_revoke(struct mem *m)
 static void access_begin(struct mem *m, struct accessor *a)
 {
 	lock_assert_none("guest memory");
-	a->tid = base_sig_listen();
+	a->tid = base_sig_listen(&a->kick);
 	spin_lock(&m->access_lock);
 	a->next = m->accessors;
 	a->link = &m->accessors;

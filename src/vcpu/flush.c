@@ -65,7 +65,7 @@ static bool flush_one(struct vcpu *v)
 	tid = atomic_load(&v->in_guest_tid); /* after the request is set; pairs with guest_enter */
 	if (!tid)
 		return false;
-	base_sig_kick(tid);
+	base_sig_kick_once(tid, &v->sig.kicked);
 	return true;
 }
 
