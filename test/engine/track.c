@@ -33,13 +33,14 @@ static bool is_tracked(uint64_t gpa)
 
 static enum engine_fill fill(void *ctx, uint64_t gpa, bool write, struct engine_page *page)
 {
-	enum engine_fill r = rig_fill(ctx, gpa, write, page);
+	struct rig *r = ctx;
+	bool tracked = is_tracked(gpa);
 
-	if (r == FILL_FIXED && is_tracked(gpa)) {
-		page->tracked = true;
-		page->writable = write;
-	}
-	return r;
+	if (gpa >= RAM_SIZE)
+		return FILL_MMIO;
+	*page = (struct engine_page){
+	    .host = r->ram + gpa, .writable = write || !tracked, .tracked = tracked, .id = gpa};
+	return FILL_FIXED;
 }
 
 static void on_tracked(void *ctx, uint64_t gpa, const void *data, unsigned len)

@@ -308,7 +308,7 @@ static void *counter(void *arg)
 static void drivers_come_and_go_with_slots(void **state)
 {
 	struct world *w = *state;
-	struct torture t = torture_begin(3000, 1000000);
+	struct torture t = torture_begin(500, 1000000);
 	static void *(*const fn[])(void *) = {writer, writer, slot_changer, counter};
 	pthread_t thread[ARRAY_SIZE(fn)];
 	uint64_t told = 0, late = 0;
