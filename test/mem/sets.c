@@ -258,10 +258,10 @@ static void *delete_slot(void *arg)
 static void delete_meanwhile(struct slot *s, uint64_t rel)
 {
 	slot_grant_hook = NULL;
+	atomic_store(&looking, true);
 	pthread_create(&deleter, NULL, delete_slot, hook_world);
 	while (!atomic_load(&deleting) || !atomic_load(&s->invalid))
 		sched_yield();
-	atomic_store(&looking, true);
 	usleep(5000);
 	atomic_store(&looking, false);
 }
