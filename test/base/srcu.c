@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "base/base.h"
+#include "torture.h"
 
 static struct srcu dom;
 
@@ -294,10 +295,11 @@ static void bury(struct srcu_head *head)
 	base_free(b);
 }
 
+/* torture: srcu. No reader sees a box that was buried. Seen to fail (dead_seen) with leave_phase always true. */
 static void torture(void **state)
 {
+	struct torture rounds = torture_begin(UINT64_MAX, UINT64_MAX);
 	pthread_t t[4];
-	uint64_t end = base_now_ns() + 700000000;
 	long live = base_alloc_live();
 	unsigned n = 0;
 
@@ -305,7 +307,9 @@ static void torture(void **state)
 	atomic_store(&atomic_load(&box)->alive, 1);
 	for (int i = 0; i < 4; i++)
 		pthread_create(&t[i], NULL, torture_reader, NULL);
-	while (base_now_ns() < end) {
+	if (!rounds.limit_ns)
+		rounds.limit_ns = 700000000;
+	while (torture_more(&rounds)) {
 		struct box *new = base_zalloc(sizeof(*new)), *old = atomic_load(&box);
 
 		atomic_store(&new->alive, 1);
@@ -325,6 +329,7 @@ static void torture(void **state)
 	base_free(atomic_load(&box));
 	assert_int_equal(atomic_load(&dead_seen), 0);
 	assert_true(atomic_load(&reads) > 0 && n > 10);
+	torture_end(&rounds, "srcu");
 	assert_int_equal(base_alloc_live(), live);
 }
 
