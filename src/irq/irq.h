@@ -89,9 +89,11 @@ bool lapic_is_bsp(const struct lapic *l);
 bool lapic_accepts_extint(const struct lapic *l);
 /* CPUID changed: is TSC-deadline mode offered. */
 void lapic_set_features(struct lapic *l, bool tsc_deadline);
+/* The VMM gave the vCPU corrected machine check interrupts (MCG_CMCI_P), or took them: LVT entry 0x2f0. */
+void lapic_set_cmci(struct lapic *l, bool cmci);
 /* KVM_SMI/KVM_NMI/KVM_INTERRUPT do not pass here. Any: an NMI through LVT LINT1 (KVM_NMI from QEMU uses it
  * directly). */
-/* lvt: the entry's register offset, 0x320 (timer) to 0x370 (error). 1 = delivered, 0 = masked or disabled. */
+/* lvt: the entry's register offset, 0x320 (timer) to 0x370 (error), or 0x2f0 (CMCI). 1 = delivered, 0 = masked or disabled. */
 int lapic_local_deliver(struct lapic *l, unsigned lvt);
 /* Requests a fixed, edge-triggered interrupt; 1 = taken, 0 = not. Any thread. */
 int lapic_interrupt(struct lapic *l, uint8_t vector);

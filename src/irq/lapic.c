@@ -199,6 +199,8 @@ static bool read_reg(struct lapic *l, uint32_t offset, uint32_t *val)
 	uint64_t readable = lapic_x2apic(l) ? READABLE_X2APIC : READABLE_XAPIC;
 
 	*val = 0;
+	if (l->cmci)
+		readable |= R(APIC_LVTCMCI);
 	if (!(readable >> (offset >> 4) & 1))
 		return false;
 	switch (offset) {
@@ -216,6 +218,7 @@ static uint32_t lvt_writable(uint32_t offset)
 	switch (offset) {
 	case APIC_LVTT:
 	case APIC_LVTERR: return LVT_MASKED | 0xff;
+	case APIC_LVTCMCI:
 	case APIC_LVTTHMR:
 	case APIC_LVTPC: return LVT_MASKED | 0x7ff;
 	default: return LVT_MASKED | 0xa7ff; /* LINT0, LINT1: level and polarity too */
@@ -246,6 +249,8 @@ static void write_spiv(struct lapic *l, uint32_t val)
 		return;
 	for (lvt = APIC_LVTT; lvt <= APIC_LVTERR; lvt += 16)
 		lapic_put(l, lvt, lapic_reg(l, lvt) | LVT_MASKED);
+	if (l->cmci)
+		lapic_put(l, APIC_LVTCMCI, lapic_reg(l, APIC_LVTCMCI) | LVT_MASKED);
 }
 
 /* Writes a register that only xAPIC mode has; false in x2APIC mode. */
@@ -286,6 +291,11 @@ static bool write_reg(struct lapic *l, uint32_t offset, uint32_t val)
 	case APIC_ICR:
 		lapic_put(l, APIC_ICR, val & ~ICR_BUSY);
 		send_ipi(l, val, lapic_reg(l, APIC_ICR2));
+		break;
+	case APIC_LVTCMCI:
+		if (!l->cmci)
+			return false;
+		write_lvt(l, offset, val);
 		break;
 	case APIC_LVTT:
 	case APIC_LVTTHMR:

@@ -22,6 +22,7 @@
 #define APIC_TMR      0x180
 #define APIC_IRR      0x200
 #define APIC_ESR      0x280
+#define APIC_LVTCMCI   0x2f0
 #define APIC_ICR      0x300
 #define APIC_ICR2     0x310
 #define APIC_LVTT     0x320
@@ -61,6 +62,7 @@ struct lapic {
 	uint32_t id; /* the vCPU's id: the x2APIC id, and the xAPIC id after reset */
 	unsigned slot;
 	bool tsc_deadline; /* CPUID offers the TSC-deadline mode */
+	bool cmci;	   /* there is a seventh LVT entry */
 	bool bsp;	   /* the boot vCPU, from creation */
 	_Atomic uint64_t base;
 	_Atomic uint32_t reg[APIC_WORDS];

@@ -68,7 +68,9 @@ int lapic_local_deliver(struct lapic *l, unsigned lvt)
 {
 	uint32_t v;
 
-	if (lvt < APIC_LVTT || lvt > APIC_LVTERR || !lapic_hw_enabled(l))
+	if (lvt == APIC_LVTCMCI ? !l->cmci : lvt < APIC_LVTT || lvt > APIC_LVTERR)
+		return 0;
+	if (!lapic_hw_enabled(l))
 		return 0;
 	v = lapic_reg(l, lvt);
 	if (v & LVT_MASKED)

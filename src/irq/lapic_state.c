@@ -60,7 +60,7 @@ static void set_version(struct lapic *l)
 {
 	bool split = irq_get_mode(l->vm) == IRQ_MODE_SPLIT;
 
-	lapic_put(l, APIC_VERSION, VERSION | (split ? VERSION_DIRECTED_EOI : 0));
+	lapic_put(l, APIC_VERSION, (VERSION + (l->cmci ? 1 << 16 : 0)) | (split ? VERSION_DIRECTED_EOI : 0));
 }
 
 static void put_base(struct lapic *l, uint64_t base)
@@ -88,6 +88,7 @@ void lapic_reset(struct lapic *l, bool init)
 	set_version(l);
 	for (offset = APIC_LVTT; offset <= APIC_LVTERR; offset += 16)
 		lapic_put(l, offset, LVT_MASKED);
+	lapic_put(l, APIC_LVTCMCI, l->cmci ? LVT_MASKED : 0);
 	if (l->bsp) /* firmware expects the PIC to reach the boot vCPU (KVM_X86_QUIRK_LINT0_REENABLED) */
 		lapic_put(l, APIC_LVT0, DM_EXTINT << 8);
 	lapic_timer_mode_changed(l);
@@ -152,6 +153,15 @@ int lapic_set_base(struct lapic *l, uint64_t base, bool host, bool x2apic_allowe
 void lapic_set_features(struct lapic *l, bool tsc_deadline)
 {
 	l->tsc_deadline = tsc_deadline;
+}
+
+void lapic_set_cmci(struct lapic *l, bool cmci)
+{
+	if (l->cmci == cmci)
+		return;
+	l->cmci = cmci;
+	lapic_put(l, APIC_LVTCMCI, cmci ? LVT_MASKED : 0);
+	set_version(l);
 }
 
 /* -- State -- */

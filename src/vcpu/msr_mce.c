@@ -5,11 +5,16 @@
 #define MCG_CAP	   0x179
 #define MCG_STATUS 0x17a
 #define MCG_CTL	   0x17b
+#define MC0_CTL2   0x280
 #define MC0_CTL	   0x400
 
 #define MCG_CTL_P	BIT(8)
+#define MCG_CMCI_P	BIT(10)
 #define MCG_SER_P	BIT(24)
 #define MCG_STATUS_MCIP BIT(2)
+
+#define CTL2_CMCI_EN  BIT(30)
+#define CTL2_WRITABLE (CTL2_CMCI_EN | 0x7fff)
 
 #define MCI_VAL	 BIT(63)
 #define MCI_OVER BIT(62)
@@ -21,6 +26,7 @@
 #define HWCR_MCI_STATUS_WR BIT(18)
 #define CR4_MCE		   BIT(6)
 #define MC_VECTOR	   18
+#define APIC_LVTCMCI	   0x2f0
 
 enum { BANK_CTL, BANK_STATUS, BANK_ADDR, BANK_MISC };
 
@@ -29,10 +35,19 @@ static unsigned nr_banks(const struct vcpu *v)
 	return v->msr.mcg_cap & 0xff;
 }
 
+static bool is_ctl2(const struct vcpu *v, uint32_t index)
+{
+	return index >= MC0_CTL2 && index < MC0_CTL2 + nr_banks(v);
+}
+
 int msr_mce_get(struct vcpu *v, uint32_t index, uint64_t *val, bool host)
 {
 	const struct vcpu_msrs *m = &v->msr;
 
+	if (is_ctl2(v, index)) {
+		*val = m->mce_ctl2[index - MC0_CTL2];
+		return (m->mcg_cap & MCG_CMCI_P) || host ? 0 : -EINVAL;
+	}
 	switch (index) {
 	case MCG_CAP: *val = m->mcg_cap; return 0;
 	case MCG_STATUS: *val = m->mcg_status; return 0;
@@ -62,10 +77,23 @@ static int set_bank(struct vcpu *v, unsigned i, uint64_t val, bool host)
 	return 0;
 }
 
+/* Where a bank tells of corrected errors by interrupt. */
+static int set_ctl2(struct vcpu *v, unsigned bank, uint64_t val, bool host)
+{
+	if (!(v->msr.mcg_cap & MCG_CMCI_P) && (val || !host))
+		return -EINVAL;
+	if (val & ~CTL2_WRITABLE)
+		return -EINVAL;
+	v->msr.mce_ctl2[bank] = val;
+	return 0;
+}
+
 int msr_mce_set(struct vcpu *v, uint32_t index, uint64_t val, bool host)
 {
 	struct vcpu_msrs *m = &v->msr;
 
+	if (is_ctl2(v, index))
+		return set_ctl2(v, index - MC0_CTL2, val, host);
 	switch (index) {
 	case MCG_STATUS: m->mcg_status = val; return 0;
 	case MCG_CTL:
@@ -88,7 +116,7 @@ void msr_mce_init(struct vcpu *v)
 
 uint64_t vcpu_mce_cap(void)
 {
-	return MCG_CTL_P | MCG_SER_P;
+	return MCG_CTL_P | MCG_SER_P | (vcpu_host_is_amd() ? 0 : MCG_CMCI_P);
 }
 
 int vcpu_setup_mce(struct vcpu *v, uint64_t mcg_cap)
@@ -100,8 +128,12 @@ int vcpu_setup_mce(struct vcpu *v, uint64_t mcg_cap)
 	v->msr.mcg_cap = mcg_cap;
 	if (mcg_cap & MCG_CTL_P)
 		v->msr.mcg_ctl = ~0ULL;
-	for (unsigned i = 0; i < banks; i++)
+	for (unsigned i = 0; i < banks; i++) {
 		v->msr.mce[4 * i + BANK_CTL] = ~0ULL;
+		v->msr.mce_ctl2[i] = 0;
+	}
+	if (v->lapic)
+		lapic_set_cmci(v->lapic, mcg_cap & MCG_CMCI_P);
 	return 0;
 }
 
@@ -135,9 +167,11 @@ int vcpu_set_mce(struct vcpu *v, const struct kvm_x86_mce *mce)
 		return -EINVAL;
 	bank = &v->msr.mce[4 * mce->bank];
 	if ((mce->status & MCI_UC) && !mce->mcg_status && !(mce->status & (MCI_PCC | MCI_S | MCI_AR))) {
-		/* uncorrected, no action required: told by polling only, since there is no CMCI */
+		/* uncorrected, no action required: told as corrected errors are */
 		fill_bank(bank, mce, mce->status);
 		v->msr.mcg_status = mce->mcg_status;
+		if (v->lapic && (v->msr.mcg_cap & MCG_CMCI_P) && (v->msr.mce_ctl2[mce->bank] & CTL2_CMCI_EN))
+			lapic_local_deliver(v->lapic, APIC_LVTCMCI);
 	} else if (mce->status & MCI_UC) {
 		/* reporting may be switched off, globally or for the bank */
 		if (((v->msr.mcg_cap & MCG_CTL_P) && v->msr.mcg_ctl != ~0ULL) || bank[BANK_CTL] != ~0ULL)

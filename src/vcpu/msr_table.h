@@ -41,7 +41,9 @@ MSR(0x000001a0, 0x000001a0, F(misc_enable), get_field, set_misc_enable, MSR_LIST
 MSR(0x000001d9, 0x000001d9, 0, get_const, set_debugctl, 0)		 /* IA32_DEBUGCTL */
 MSR(0x000001db, 0x000001de, 0, get_const, NULL, 0)			 /* LASTBRANCH and LASTINT, from and to */
 MSR(0x000001fc, 0x000001fc, F(power_ctl), get_field, set_field, MSR_LISTED) /* POWER_CTL */
-MSR(0x00000200, 0x000002ff, 0, get_mtrr, set_mtrr, 0)			 /* MTRRs; PAT among them is the engine's */
+MSR(0x00000200, 0x0000027f, 0, get_mtrr, set_mtrr, 0)			 /* MTRRs; PAT among them is the engine's */
+MSR(0x00000280, 0x0000029f, 0, get_mce, set_mce, 0)			 /* IA32_MCi_CTL2 */
+MSR(0x000002a0, 0x000002ff, 0, get_mtrr, set_mtrr, 0)			 /* MTRRs: the default type */
 MSR(0x00000309, 0x0000030b, 0, get_pmu, set_pmu, MSR_LISTED)		 /* FIXED_CTR0..2 */
 MSR(0x00000345, 0x00000345, 0, get_perf_capabilities, set_perf_capabilities, MSR_LISTED | MSR_HOST_W)
 MSR(0x0000038d, 0x00000390, 0, get_pmu, set_pmu, MSR_LISTED)		 /* FIXED_CTR_CTRL, GLOBAL_STATUS, CTRL, OVF_CTRL */

@@ -241,7 +241,7 @@ static void test_setup_mce(void **state)
 
 	assert_int_equal(vcpu_setup_mce(v, 0), -EINVAL);
 	assert_int_equal(vcpu_setup_mce(v, 33), -EINVAL);
-	assert_int_equal(vcpu_setup_mce(v, 10 | 1 << 10), -EINVAL); /* CMCI */
+	assert_int_equal(vcpu_setup_mce(v, 10 | 1 << 27), -EINVAL); /* LMCE */
 	assert_int_equal(vcpu_setup_mce(v, 10 | vcpu_mce_cap()), 0);
 	assert_int_equal(rd(v, 0x179, false), 10 | vcpu_mce_cap());
 	assert_true(rd(v, 0x17b, false) == ~0ULL);

@@ -110,6 +110,15 @@ void lapic_set_tscdeadline(struct lapic *l, uint64_t guest_tsc)
 	tsc_deadline = guest_tsc;
 }
 
+void lapic_set_cmci(struct lapic *l, bool cmci)
+{
+}
+
+int lapic_local_deliver(struct lapic *l, unsigned lvt)
+{
+	return 0;
+}
+
 bool lapic_pv_eoi_wanted(struct lapic *l)
 {
 	return pv_eoi_wanted;
