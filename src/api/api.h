@@ -17,6 +17,9 @@ long api_ioctl_unknown(int fd, unsigned long request, void *arg);
 /* True for an open /dev/kvm of ours. */
 bool api_is_system(int fd);
 
+/* At the end of the process: the lines that USERKVM_STATS asks for, of the vCPUs that are left. */
+void api_report_all(void);
+
 /* Around a change of the VMM's mappings of [addr, addr + len): the VMs with memory there are told. True: end is due,
  * with the same i, which stays where it is meanwhile. May wait for vCPUs, no lock held. */
 bool api_invalidate_begin(struct mem_invalidation *i, const void *addr, size_t len);

@@ -47,4 +47,8 @@ void stats_add(struct kvm *kvm, _Atomic uint64_t *stat);
 /* Counts one return from KVM_RUN. */
 void stats_count_run(struct vcpu_handle *h, long result);
 
+/* -- report.c -- */
+/* The vCPU's line, if USERKVM_STATS wants one. */
+void report_vcpu(const struct vcpu_handle *h);
+
 #endif

@@ -69,6 +69,7 @@ const struct file_class vcpu_file_class = {
 
 void vcpu_handle_destroy(struct vcpu_handle *h)
 {
+	report_vcpu(h);
 	vcpu_destroy(h->vcpu);
 	sys_call(SYS_munmap, h->map, file_size(h->kvm));
 	base_free(h);

@@ -8,6 +8,7 @@
 #define EXIT_NOT_FOUND 127
 
 int cmd_run(int argc, char **argv);
+int cmd_stat(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 /* "userkvm: ..." on standard error; returns status. */
 int cli_fail(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -7,7 +7,8 @@
 #include "cli/cli.h"
 #include "userkvm.h"
 
-static const char usage[] = "usage: userkvm run [--] COMMAND [ARG...]\n"
+static const char usage[] = "usage: userkvm run [--perf] [--] COMMAND [ARG...]\n"
+			    "       userkvm stat [-o FILE] [--] COMMAND [ARG...]\n"
 			    "       userkvm doctor\n"
 			    "       userkvm --version | --help\n";
 
@@ -15,10 +16,16 @@ static const char help[] =
     "\n"
     "run      Runs COMMAND, and every process it starts, with /dev/kvm served by libuserkvm:\n"
     "             userkvm run qemu-system-x86_64 -accel kvm ...\n"
+    "         --perf: /tmp/perf-PID.map, by which `perf report` names translated guest code.\n"
+    "stat     The same; at the end, one line of counters per vCPU on standard error, or appended to FILE.\n"
     "doctor   Says what of this host userkvm can use and what a VMM would get.\n"
     "\n"
     "Environment:\n"
     "  USERKVM_LOG=error|info|debug[:FILE]   one line per event, to FILE or standard error; silent if unset\n"
+    "  USERKVM_STATS=1|FILE                  as `userkvm stat`\n"
+    "  USERKVM_PERF=1                        as `userkvm run --perf`\n"
+    "  USERKVM_SYMBOLS=FILE                  a System.map of the guest's kernel, for its names in the perf "
+    "map\n"
     "\n"
     "Exit status of run: COMMAND's; 2 for wrong usage, 126 if COMMAND cannot be run this way, 127 if it is\n"
     "not found. See userkvm(1).\n";
@@ -45,6 +52,8 @@ int main(int argc, char **argv)
 	}
 	if (!strcmp(cmd, "run"))
 		return cmd_run(argc - 1, argv + 1);
+	if (!strcmp(cmd, "stat"))
+		return cmd_stat(argc - 1, argv + 1);
 	if (!strcmp(cmd, "doctor"))
 		return cmd_doctor(argc - 1, argv + 1);
 	if (!strcmp(cmd, "--version") || !strcmp(cmd, "version")) {

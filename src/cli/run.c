@@ -184,18 +184,21 @@ static int check_command(const char *command)
 	return why ? cli_fail(EXIT_NOT_EXEC, "%s %s", path, why) : 0;
 }
 
-int cmd_run(int argc, char **argv)
+/* Runs argv[first...], preloaded. */
+static int run_from(int argc, char **argv, int first)
 {
 	char path[PATH_MAX];
-	int first = 1, r;
+	int r;
 
 	if (first < argc && !strcmp(argv[first], "--"))
 		first++;
 	else if (first < argc && argv[first][0] == '-')
-		return cli_fail(EXIT_USAGE, "run: unknown option '%s' (put -- before COMMAND)", argv[first]);
+		return cli_fail(EXIT_USAGE, "%s: unknown option '%s' (put -- before COMMAND)", argv[0],
+				argv[first]);
 	if (first >= argc)
 		return cli_fail(EXIT_USAGE,
-				"run: no COMMAND; try: userkvm run qemu-system-x86_64 -accel kvm ...");
+				"%s: no COMMAND; try: userkvm %s qemu-system-x86_64 -accel kvm ...", argv[0],
+				argv[0]);
 	if (!find_command(argv[first], path)) {
 		r = errno == EACCES ? EXIT_NOT_EXEC : EXIT_NOT_FOUND;
 		return cli_fail(r, "%s: %s", argv[first],
@@ -214,4 +217,43 @@ int cmd_run(int argc, char **argv)
 	if (errno == ENOEXEC) /* a script without "#!": the shell's, as in execvp(3) */
 		execvp(path, argv + first);
 	return cli_fail(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXEC, "%s: %s", path, strerror(errno));
+}
+
+int cmd_run(int argc, char **argv)
+{
+	int first = 1;
+
+	if (first < argc && !strcmp(argv[first], "--perf")) {
+		setenv("USERKVM_PERF", "1", 1);
+		first++;
+	}
+	return run_from(argc, argv, first);
+}
+
+/* A relative FILE is relative to here, wherever COMMAND goes. */
+static int set_output(const char *file)
+{
+	char here[PATH_MAX], path[PATH_MAX * 2];
+
+	if (file[0] != '/' && !getcwd(here, sizeof(here)))
+		return cli_fail(EXIT_NOT_EXEC, "stat: %s", strerror(errno));
+	snprintf(path, sizeof(path), "%s%s%s", file[0] == '/' ? "" : here, file[0] == '/' ? "" : "/", file);
+	setenv("USERKVM_STATS", path, 1);
+	return 0;
+}
+
+int cmd_stat(int argc, char **argv)
+{
+	int first = 1, r;
+
+	setenv("USERKVM_STATS", "1", 1);
+	if (first < argc && !strcmp(argv[first], "-o")) {
+		if (first + 1 >= argc)
+			return cli_fail(EXIT_USAGE, "stat: -o needs a FILE");
+		r = set_output(argv[first + 1]);
+		if (r)
+			return r;
+		first += 2;
+	}
+	return run_from(argc, argv, first);
 }

@@ -197,4 +197,39 @@ const struct engine_counts *engine_counts(const struct engine_cpu *c);
 /* Instructions retired since creation. */
 uint64_t engine_retired(const struct engine_cpu *c);
 
+/*
+ * Counters since creation. Any thread, while the cpu lives.
+ *	translations, retranslations	blocks made; because their code had changed
+ *	entries		times that generated code was entered from C
+ *	comparisons	of a block's guest code with what it was made from, each once an epoch at most
+ *	epochs		times that all blocks had to be compared again
+ *	flushes		times that all translations were forgotten
+ *	fills		of the table that translated accesses look up
+ *	left		instructions that blocks left to the interpreter
+ *	interpreted	those, and what was not translated at all
+ */
+#define ENGINE_STATS(STAT)   \
+	STAT(instructions)   \
+	STAT(translations)   \
+	STAT(retranslations) \
+	STAT(entries)        \
+	STAT(comparisons)    \
+	STAT(epochs)         \
+	STAT(flushes)        \
+	STAT(fills)          \
+	STAT(left)           \
+	STAT(interpreted)
+#define ENGINE_STAT_FIELD(name) uint64_t name;
+struct engine_stats {
+	ENGINE_STATS(ENGINE_STAT_FIELD)
+};
+void engine_stats(const struct engine_cpu *c, struct engine_stats *out);
+/* Instructions that were left, by name, most frequent first; with USERKVM_STATS set. How many, max at most. */
+struct engine_left {
+	const char *name;
+	bool access; /* translated, but its address was not in the table */
+	uint64_t count;
+};
+unsigned engine_stats_left(const struct engine_cpu *c, struct engine_left *out, unsigned max);
+
 #endif

@@ -79,6 +79,7 @@ struct jit_site {
 	uint32_t block;
 	uint16_t rip; /* from the block's */
 	uint8_t index, len, size, kind;
+	uint16_t mnemonic;
 };
 
 /* A direct branch out of a block, to be patched when its target has a block. */
@@ -117,8 +118,9 @@ struct jit {
 	uint8_t heat[JIT_HEAT];
 	uint64_t code_pages[JIT_CODE_PAGES / 64];
 	struct {
-		uint64_t translated, flushes, fallbacks, exits, validations, retranslated, bumps;
+		uint64_t translated, flushes, fallbacks, exits, validations, retranslated, bumps, fills, cold;
 	} stats;
+	uint64_t *by_mnemonic; /* jit_stats.c; NULL: not wanted */
 };
 #define JIT_NO_EXIT   UINT32_MAX
 #define JIT_NO_TARGET BIT(56) /* minus a non-canonical address */
@@ -212,6 +214,20 @@ void jit_code_page(struct engine_cpu *c, const uint8_t *host);
 bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host);
 /* Every block's bytes are compared before it runs again. */
 void jit_new_epoch(struct engine_cpu *c);
+
+/* -- jit_stats.c -- */
+/* Memory for counts by mnemonic if USERKVM_STATS wants them, else NULL; base_free. */
+uint64_t *jit_stats_table(void);
+/* Counts the site's instruction, which the interpreter is about to execute. */
+void jit_stats_site(struct jit *j, const struct jit_site *s);
+
+/* -- jit_perf.c -- */
+/* USERKVM_PERF is set. */
+bool jit_perf_on(void);
+/* Code memory that perf has names for. */
+bool jit_perf_memory(struct jit *j);
+/* A block is made, its end is j->used. */
+void jit_perf_block(const struct jit *j, const struct jit_block *b);
 
 /* -- interp.c -- */
 uint8_t *interp_code_host(struct engine_cpu *c, uint64_t lin, uint64_t *seq);

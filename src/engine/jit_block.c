@@ -178,6 +178,7 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	j->used = (e_here(&m.e) + 15) & ~15U;
 	j->nblocks++;
 	j->stats.translated++;
+	jit_perf_block(j, m.b);
 	jit_code_page(c, page);
 	j->stamp[m.block_id] = 1; /* validated at its first entry */
 	jit_insert(c, m.b);

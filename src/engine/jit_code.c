@@ -23,9 +23,12 @@ static void *map_zero(size_t size)
 
 static bool map_code(struct jit *j)
 {
-	int fd = memfd_create("userkvm-jit", MFD_CLOEXEC | MFD_EXEC);
 	void *rw = MAP_FAILED, *rx = MAP_FAILED;
+	int fd;
 
+	if (jit_perf_on())
+		return jit_perf_memory(j);
+	fd = memfd_create("userkvm-jit", MFD_CLOEXEC | MFD_EXEC);
 	if (fd < 0 && errno == EINVAL)
 		fd = memfd_create("userkvm-jit", MFD_CLOEXEC);
 	if (fd >= 0 && !ftruncate(fd, JIT_CODE_SIZE)) {
@@ -85,6 +88,7 @@ bool jit_start(struct engine_cpu *c)
 		unmap_all(j);
 		return false;
 	}
+	j->by_mnemonic = jit_stats_table();
 	set_constants(c);
 	jit_make_thunks(c);
 	jit_flush(c);
@@ -103,6 +107,7 @@ void jit_destroy(struct engine_cpu *c)
 			 c->jit->stats.flushes, c->jit->stats.exits, c->jit->stats.validations,
 			 c->jit->stats.bumps, c->jit->stats.fallbacks);
 	unmap_all(c->jit);
+	base_free(c->jit->by_mnemonic);
 }
 
 /* -- Blocks -- */

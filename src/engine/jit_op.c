@@ -27,7 +27,8 @@ struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigne
 			       .index = (uint8_t)m->index,
 			       .len = (uint8_t)(m->next - m->rip),
 			       .size = (uint8_t)size,
-			       .kind = kind};
+			       .kind = kind,
+			       .mnemonic = (uint16_t)m->d.in.mnemonic};
 	s->end = s->start;
 	return s;
 }

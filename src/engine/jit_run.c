@@ -75,6 +75,8 @@ static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, str
 	unsigned left = b->insns - s->index, key = b->key;
 
 	j->stats.fallbacks++;
+	if (unlikely(j->by_mnemonic))
+		jit_stats_site(j, s);
 	c->rip = b->rip + s->rip;
 	c->retired -= left;
 	interp_one(c);
@@ -103,6 +105,7 @@ uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
 	    jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE)) {
 		j->filled_site = site;
 		j->filled_at = c->retired;
+		j->stats.fills++;
 		return (uint64_t)j->rx + s->start;
 	}
 	return call_handler(c, s, b);
@@ -115,9 +118,10 @@ static void run_cold(struct engine_cpu *c)
 {
 	bool straight;
 
-	do
+	do {
+		c->jit->stats.cold++;
 		straight = interp_one(c);
-	while (straight && jit_calm(c));
+	} while (straight && jit_calm(c));
 }
 
 static bool is_hot(struct jit *j, uint64_t rip)

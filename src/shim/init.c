@@ -22,6 +22,11 @@ __attribute__((constructor)) static void shim_start(void)
 	pthread_atfork(NULL, NULL, owner_forked);
 }
 
+__attribute__((destructor)) static void shim_end(void)
+{
+	api_report_all();
+}
+
 EXPORT int userkvm_open(int flags)
 {
 	return (int)shim_ret(api_open(flags));

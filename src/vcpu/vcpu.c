@@ -149,6 +149,13 @@ struct mutex *vcpu_mutex(struct vcpu *v)
 	return &v->mutex;
 }
 
+unsigned vcpu_engine_stats(const struct vcpu *v, struct engine_stats *s, struct engine_left *left,
+			   unsigned max)
+{
+	engine_stats(v->cpu, s);
+	return engine_stats_left(v->cpu, left, max);
+}
+
 uint32_t vcpu_id(const struct vcpu *v)
 {
 	return v->id;

@@ -68,6 +68,9 @@ uint32_t vcpu_id(const struct vcpu *v);
 
 /* KVM_RUN (api.rst 4.10): 0 with an exit in kvm_run, -EINTR, -EFAULT, ... */
 int vcpu_run(struct vcpu *v);
+/* The engine's counters, and the max instructions that it left most; how many these are. Any thread. */
+unsigned vcpu_engine_stats(const struct vcpu *v, struct engine_stats *s, struct engine_left *left,
+			   unsigned max);
 
 /* -- One function per vCPU ioctl -- */
 int vcpu_get_regs(struct vcpu *v, struct kvm_regs *r);
