@@ -24,6 +24,7 @@
 #define SIZE   (PAGES * PAGE)
 #define VCPUS  4
 #define WORDS  (PAGES / 64)
+#define ENOUGH 20	/* rounds at least, however fast the guest is */
 #define RING   0x10000U /* bytes: 4096 entries; and a small one below */
 #define SMALL  PAGE
 
@@ -219,7 +220,7 @@ static void stamped(struct env *e, void (*by)(struct env *e), const char *name)
 	assert_int_equal(ku_set_slot(&e->vm, 1, KVM_MEM_LOG_DIRTY_PAGES, WINDOW, e->mem, SIZE), 0);
 	for (unsigned i = 0; i < VCPUS; i++)
 		ru_start(&e->run[i]);
-	while (written(e) < wanted && torture_more(&t)) {
+	while ((written(e) < wanted || e->rounds < ENOUGH) && torture_more(&t)) {
 		collect(e, by);
 		if (e->rounds % 4 == 0)
 			usleep(e->rounds % 64 * 16);
@@ -235,7 +236,7 @@ static void stamped(struct env *e, void (*by)(struct env *e), const char *name)
 			assert_int_equal(e->copy[p][i], atomic_load(&words_of(e, p)[i]));
 	}
 	assert_int_equal(atomic_load(&other_exits), 0);
-	assert_true(e->rounds > 5 && e->pages > 500);
+	assert_true(e->rounds > 5 && e->pages > 200);
 	torture_end(&t, name);
 }
 

@@ -37,6 +37,13 @@
 #define ROUNDS 6000
 #endif
 
+/* Where mmap(NULL) does not look while there is room above: a hole in guest memory stays one. */
+#ifdef __SANITIZE_THREAD__
+#define RAM_HINT 0x4000000000UL
+#else
+#define RAM_HINT 0x200000000000UL
+#endif
+
 /* At a random page's word: it must be 0 or carry the tag in EBP; then tag and counter are stored. */
 KU_ASM(tagged, 32,
        "1: imul $1664525, %eax, %eax\n add $1013904223, %eax\n"
@@ -74,7 +81,7 @@ static struct env *start(unsigned vcpus, const uint8_t *code, const uint8_t *end
 	memset(e, 0, sizeof(*e));
 	atomic_store(&exits, 0);
 	ku_vm_create(&e->vm, RAM);
-	e->mem = mmap(NULL, SIZE, RW, ANON, -1, 0);
+	e->mem = mmap((void *)RAM_HINT, SIZE, RW, ANON, -1, 0);
 	KU_CHECK(e->mem != MAP_FAILED);
 	ku_load(&e->vm, CODE, code, (size_t)(end - code));
 	KU_CHECK(ku_set_slot(&e->vm, 1, KVM_MEM_LOG_DIRTY_PAGES, WINDOW, e->mem, SIZE) == 0);
