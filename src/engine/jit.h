@@ -172,7 +172,8 @@ static inline bool jit_calm(const struct engine_cpu *c)
 /* Maps the code memory at the first use; false: this cpu interprets. */
 bool jit_start(struct engine_cpu *c);
 extern unsigned jit_threshold;
-/* Bytes behind struct engine_cpu that a translating cpu needs; 0: this process interprets (USERKVM_ENGINE). */
+/* Bytes behind struct engine_cpu that a translating cpu needs; 0: this process interprets (USERKVM_ENGINE=interp, or the
+ * host's CPU lacks what generated code is made of). */
 size_t jit_size(void);
 void jit_destroy(struct engine_cpu *c);
 /* Forgets all translations. Not while generated code is on the stack. */

@@ -245,8 +245,8 @@ size_t jit_size(void)
 	if (!w) {
 		const char *tier = getenv("USERKVM_ENGINE");
 
-		w = tier && !strncmp(tier, "jit", 3) && host_can() ? 2 : 1;
-		if (w == 2 && tier[3] == ':')
+		w = (!tier || !*tier || !strncmp(tier, "jit", 3)) && host_can() ? 2 : 1;
+		if (w == 2 && tier && !strncmp(tier, "jit:", 4))
 			jit_threshold = (unsigned)strtoul(tier + 4, NULL, 10);
 		if (w == 2)
 			base_window_also(find_window);
