@@ -20,6 +20,9 @@ bool api_is_system(int fd);
 /* At the end of the process: the lines that USERKVM_STATS asks for, of the vCPUs that are left. */
 void api_report_all(void);
 
+/* userkvm_age: 0, -EBADF no VM, -EINVAL, -EIO another process's, -EFAULT. No lock held. */
+long api_age(int fd, uint64_t gpa, uint64_t len, unsigned char *young);
+
 /* Around a change of the VMM's mappings of [addr, addr + len): the VMs with memory there are told. True: end is due,
  * with the same i, which stays where it is meanwhile. May wait for vCPUs, no lock held. */
 bool api_invalidate_begin(struct mem_invalidation *i, const void *addr, size_t len);

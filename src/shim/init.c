@@ -47,6 +47,11 @@ EXPORT int userkvm_is_fd(int fd)
 	return 1;
 }
 
+EXPORT int userkvm_age(int vm_fd, uint64_t gpa, uint64_t len, unsigned char *young)
+{
+	return (int)shim_ret(api_age(vm_fd, gpa, len, young));
+}
+
 EXPORT const char *userkvm_version(void)
 {
 	return USERKVM_VERSION;
