@@ -80,6 +80,8 @@ static void foreign_hypercall(void **state)
 	struct gu_trap t;
 	struct kvm_regs r;
 
+	if (ku_oracle())
+		skip(); /* a KVM without VT-x repeats the instruction for ever */
 	assert_true(ioctl(g.vm.fd, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2) &
 		    KVM_X86_QUIRK_FIX_HYPERCALL_INSN);
 	gu_code(&g, other, (size_t)(vmcall_end - vmcall), 0);

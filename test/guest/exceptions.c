@@ -93,6 +93,12 @@ static int teardown(void **state)
 	return 0;
 }
 
+/* A KVM without VT-x emulates these, and does it wrongly or gives up. */
+static bool needs_vtx(const struct row *r)
+{
+	return strncmp(r->what, "int", 3) == 0 || strncmp(r->what, "undefined", 9) == 0;
+}
+
 static void exact_exceptions(void **state)
 {
 	struct gu *g = *state;
@@ -103,6 +109,8 @@ static void exact_exceptions(void **state)
 		uint64_t rip = r->vector == 14 && (r->error & 16) ? r->cr2 : GU_CODE + r->at;
 		struct gu_trap t = {0};
 
+		if (ku_oracle() && needs_vtx(r))
+			continue;
 		gu_code(g, r->code, r->len, r->cpl);
 		if (!gu_trap(g, &t)) {
 			print_error("%s: exit %u\n", r->what, g->cpu.run->exit_reason);
@@ -141,6 +149,9 @@ static void double_and_triple_fault(void **state)
 	struct kvm_sregs s;
 	struct gu_trap t;
 	uint64_t *idt = (uint64_t *)(g->vm.ram + GU_IDT), saved[2] = {idt[12], idt[26]};
+
+	if (ku_oracle())
+		skip(); /* a KVM without VT-x makes any fault of a delivery a double fault */
 
 	/* #UD whose gate is absent: #NP, contributory upon #UD (benign) -> #NP is delivered, error = idt
 	 * entry */
