@@ -408,6 +408,8 @@ static void remote_flush(void **state)
 	struct kvm_sregs s;
 	uint64_t r, before, tick;
 
+	if (ku_oracle())
+		skip(); /* two vCPUs in a race */
 	ku_vcpu_create(&g.vm, 1, &other);
 	hv_cpuid(&other, ~0u, ~0u, ~0u, ~0u);
 	pte[0] = GU_FRAMES | 0x67;
@@ -450,5 +452,14 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(remote_flush, setup, teardown),
 	};
 
+	if (ku_oracle()) {
+		int sys = ku_open(), has = ioctl(sys, KVM_CHECK_EXTENSION, KVM_CAP_HYPERV);
+
+		close(sys);
+		if (has <= 0) {
+			printf("this KVM was built without Hyper-V's interface\n");
+			return 0;
+		}
+	}
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
