@@ -177,5 +177,9 @@ int main(void)
 	    cmocka_unit_test(walk),
 	};
 
+	if (ku_oracle()) {
+		printf("what userkvm shows of /sys/module\n");
+		return 0;
+	}
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
