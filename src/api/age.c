@@ -29,9 +29,11 @@ long api_age(int fd, uint64_t gpa, uint64_t len, unsigned char *young)
 	struct file *f = file_get(fd);
 	struct kvm *kvm;
 	long r = -EBADF;
+	bool counted;
 
 	if (!f)
 		return r;
+	counted = file_call_begin();
 	if (f->cls == &vm_file_class) {
 		kvm = f->object;
 		if (kvm->generation != owner_generation())
@@ -41,6 +43,8 @@ long api_age(int fd, uint64_t gpa, uint64_t len, unsigned char *young)
 		else
 			r = age(kvm, gpa, len, young);
 	}
+	if (counted)
+		file_call_end();
 	file_put(f);
 	return r;
 }
