@@ -29,6 +29,21 @@ bool api_invalidate_begin(struct mem_invalidation *i, const void *addr, size_t l
 void api_invalidate_end(struct mem_invalidation *i);
 
 /*
+ * The parameters of KVM's modules as files of /sys/module/MODULE/parameters. A process that has /dev/kvm from us has
+ * these from us too, never the machine's; each process has its own.
+ */
+
+/* The text behind "/sys/module/" names a parameters folder of KVM: it is answered here, if only with -ENOENT. */
+bool api_params_own(const char *path);
+/* The file's mode, or -ENOENT. */
+int api_params_mode(const char *path);
+/* open(2): a new fd whose content is the value, or -errno. Writes to it are api_params_write's. */
+int api_params_open(const char *path, int flags);
+/* write(2): true if fd is a parameter that may be written; then *r is the result. A new value acts before the call
+ * returns: nx_huge_pages walks the VMs, so no lock may be held. */
+bool api_params_write(int fd, const void *buf, size_t len, long *r);
+
+/*
  * What KVM_DEV_TYPE_VFIO asks of VFIO: api knows no more of it, and it nothing of api. Called with kv->lock held, so
  * leaf locks only; f is pinned by the caller.
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* /sys/module/kvm..., parameters: a table of what is true here. */
-#include "api/params.h"
+#include "api/api.h"
 
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -108,14 +108,14 @@ static const struct param *find(const char *path)
 	return NULL;
 }
 
-bool params_own(const char *path)
+bool api_params_own(const char *path)
 {
 	enum module module;
 
 	return split(path, &module) != NULL;
 }
 
-int params_mode(const char *path)
+int api_params_mode(const char *path)
 {
 	const struct param *p = find(path);
 
@@ -186,7 +186,7 @@ static const struct file_class param_file_class = {
     .release = param_release,
 };
 
-bool params_write(int fd, const void *buf, size_t len, long *r)
+bool api_params_write(int fd, const void *buf, size_t len, long *r)
 {
 	struct file *f;
 
@@ -257,7 +257,7 @@ static int open_read(const struct param *p, int flags)
 	return r;
 }
 
-int params_open(const char *path, int flags)
+int api_params_open(const char *path, int flags)
 {
 	const struct param *p = find(path);
 

@@ -68,7 +68,7 @@ static const char *path_param(const char *path)
 	if (!shim_ready || (uintptr_t)path < PAGE_SIZE || strncmp(path, prefix, sizeof(prefix) - 1))
 		return NULL;
 	path += sizeof(prefix) - 1;
-	return params_own(path) ? path : NULL;
+	return api_params_own(path) ? path : NULL;
 }
 
 enum path_kind path_kind(int dirfd, const char *path, char buf[PATH_MAX])
@@ -108,7 +108,7 @@ long path_open(enum path_kind kind, const char *path, int flags)
 	switch (kind) {
 	case PATH_KVM: return api_open(flags);
 	case PATH_VFIO: return vfio_open(path, flags);
-	case PATH_PARAM: return params_open(path, flags);
+	case PATH_PARAM: return api_params_open(path, flags);
 	case PATH_OTHER: break;
 	}
 	return -ENOENT;
@@ -187,7 +187,7 @@ bool path_is_param(const char *path)
 /* As sysfs shows an attribute. */
 static long param_stat(const char *param, struct stat *st)
 {
-	int mode = params_mode(param);
+	int mode = api_params_mode(param);
 
 	if (mode < 0)
 		return mode;
@@ -200,7 +200,7 @@ static long param_stat(const char *param, struct stat *st)
 
 static long param_statx(const char *param, unsigned mask, struct statx *stx)
 {
-	int mode = params_mode(param);
+	int mode = api_params_mode(param);
 
 	if (mode < 0)
 		return mode;
@@ -215,7 +215,7 @@ static long param_statx(const char *param, unsigned mask, struct statx *stx)
 
 static long param_access(const char *param, int mode)
 {
-	int have = params_mode(param);
+	int have = api_params_mode(param);
 
 	if (have < 0)
 		return have;

@@ -13,7 +13,6 @@
 #include <sys/stat.h>
 
 #include "api/api.h"
-#include "api/params.h"
 #include "base/sys.h"
 #include "vfio/vfio.h"
 

@@ -22,7 +22,7 @@ long do_write(int fd, const void *buf, size_t len)
 {
 	long r;
 
-	if (shim_ready && params_write(fd, buf, len, &r))
+	if (shim_ready && api_params_write(fd, buf, len, &r))
 		return r;
 	return sys_call(SYS_write, fd, buf, len);
 }
@@ -34,7 +34,7 @@ EXPORT ssize_t write(int fd, const void *buf, size_t len)
 	ssize_t (*real)(int, const void *, size_t);
 	long r;
 
-	if (shim_ready && params_write(fd, buf, len, &r))
+	if (shim_ready && api_params_write(fd, buf, len, &r))
 		return shim_ret(r);
 	real = (__typeof__(real))next("write", &known);
 	return real ? real(fd, buf, len) : shim_ret(sys_call(SYS_write, fd, buf, len));
