@@ -73,8 +73,11 @@ int vm_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 {
 	struct vcpu_vm *vm = &kvm->vm;
 	uint64_t arg = cap->args[0];
+	bool ring = cap->cap == KVM_CAP_DIRTY_LOG_RING || cap->cap == KVM_CAP_DIRTY_LOG_RING_ACQ_REL;
 	int r;
 
+	if (ring) /* KVM looks neither at their flags nor at the size's upper half */
+		return mem_ring_enable(vm->mem, (uint32_t)arg, atomic_load(&vm->nr_vcpus));
 	if (cap->flags)
 		return -EINVAL;
 	r = store_mask(kvm, cap);
@@ -82,8 +85,6 @@ int vm_enable_cap(struct kvm *kvm, const struct kvm_enable_cap *cap)
 		return r;
 	switch (cap->cap) {
 	case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: return mem_set_manual_protect(vm->mem, arg);
-	case KVM_CAP_DIRTY_LOG_RING:
-	case KVM_CAP_DIRTY_LOG_RING_ACQ_REL: return mem_ring_enable(vm->mem, arg, atomic_load(&vm->nr_vcpus));
 	case KVM_CAP_SPLIT_IRQCHIP: return split_irqchip(kvm, arg);
 	case KVM_CAP_MAX_VCPU_ID: return max_vcpu_id(kvm, arg);
 	case KVM_CAP_PMU_CAPABILITY:

@@ -244,8 +244,11 @@ static void stamped(struct env *e, void (*by)(struct env *e), const char *name)
  * writable_now). torture: dirty-bitmap */
 static void nothing_is_lost_by_bitmap(void **state)
 {
-	struct env *e = start(0);
+	struct env *e;
 
+	if (ku_oracle())
+		skip(); /* four vCPUs */
+	e = start(0);
 	stamped(e, by_bitmap, "dirty-bitmap");
 	finish(e);
 }
@@ -255,8 +258,11 @@ static void nothing_is_lost_by_clear(void **state)
 {
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 				     .args = {KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE}};
-	struct env *e = start(0);
+	struct env *e;
 
+	if (ku_oracle())
+		skip(); /* four vCPUs */
+	e = start(0);
 	assert_int_equal(ku_errno(e->vm.fd, KVM_ENABLE_CAP, &cap), 0);
 	stamped(e, by_clear, "dirty-clear");
 	finish(e);
@@ -275,6 +281,8 @@ static void nothing_is_lost_by_rings(void **state)
 {
 	struct env *e;
 
+	if (ku_oracle())
+		skip(); /* four vCPUs */
 	if (!have_rings())
 		skip();
 	e = start(RING);
@@ -288,6 +296,8 @@ static void nothing_is_lost_by_full_rings(void **state)
 {
 	struct env *e;
 
+	if (ku_oracle())
+		skip(); /* four vCPUs */
 	if (!have_rings())
 		skip();
 	e = start(SMALL);
@@ -305,6 +315,7 @@ static int enable(int vm, uint32_t cap, uint64_t bytes, uint32_t flags)
 	return ku_errno(vm, KVM_ENABLE_CAP, &c);
 }
 
+/* Seen to fail with flags or the upper half looked at in vm_enable_cap. */
 static void rings_are_enabled_once_and_early(void **state)
 {
 	uint64_t bits[WORDS];
@@ -326,9 +337,10 @@ static void rings_are_enabled_once_and_early(void **state)
 	assert_int_equal(enable(vm.fd, cap, 3 * PAGE, 0), EINVAL);
 	assert_int_equal(enable(vm.fd, cap, 512, 0), EINVAL);
 	assert_int_equal(enable(vm.fd, cap, 2 * (uint64_t)max, 0), E2BIG);
-	assert_int_equal(enable(vm.fd, cap, RING, 1), EINVAL);
+	assert_int_equal(enable(vm.fd, cap, 1ULL << 32, 0), EINVAL);
 	assert_int_equal(ku_set_slot(&vm, 0, KVM_MEM_LOG_DIRTY_PAGES, 0, vm.ram, RAM), 0);
-	assert_int_equal(enable(vm.fd, cap, RING, 0), 0);
+	assert_int_equal(enable(vm.fd, cap, RING | 1ULL << 32, 1),
+			 0); /* no flag and no upper half is looked at */
 	assert_int_equal(enable(vm.fd, cap, RING, 0), EINVAL);
 	assert_int_equal(ku_errno(vm.fd, KVM_GET_DIRTY_LOG, &log), ENXIO);
 	assert_int_equal(ku_errno(vm.fd, KVM_CLEAR_DIRTY_LOG, &clear), ENXIO);
@@ -359,6 +371,7 @@ static void ring_pages_are_shared_data(void **state)
 	const int rw = PROT_READ | PROT_WRITE;
 	const unsigned first = KVM_DIRTY_LOG_PAGE_OFFSET, pages = RING / PAGE;
 	struct ku_vcpu *cpu = &env.cpu[0];
+	int e;
 
 	if (!have_rings())
 		skip();
@@ -366,7 +379,8 @@ static void ring_pages_are_shared_data(void **state)
 	assert_int_equal(map_errno(cpu->fd, RING, rw, MAP_SHARED, first), 0);
 	assert_int_equal(map_errno(cpu->fd, RING, PROT_READ, MAP_SHARED, first), 0);
 	assert_int_equal(map_errno(cpu->fd, RING, rw, MAP_PRIVATE, first), EINVAL);
-	assert_int_equal(map_errno(cpu->fd, RING, rw | PROT_EXEC, MAP_SHARED, first), EINVAL);
+	e = map_errno(cpu->fd, RING, rw | PROT_EXEC, MAP_SHARED, first);
+	assert_true(e == EINVAL || (ku_oracle() && e == EPERM)); /* newer kernels: no code in any such file */
 	assert_int_equal(map_errno(cpu->fd, PAGE, rw, MAP_PRIVATE, first + pages - 1), EINVAL);
 	assert_int_equal(map_errno(cpu->fd, 2 * PAGE, rw, MAP_PRIVATE, first - 1), EINVAL);
 	assert_int_equal(map_errno(cpu->fd, PAGE, rw, MAP_PRIVATE, first - 1), 0);
