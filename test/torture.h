@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Races in two lengths: a number of rounds that fits `make check`, and in `make torture TIME=seconds` up to a
- * much larger number, for as long as the time lasts. The test says `torture: name` in a comment of its own so
- * that tools/torture.sh finds it.
+ * much larger number, for as long as the time lasts; on the machine's own KVM a few, gently. The test says
+ * `torture: name` in a comment of its own so that tools/torture.sh finds it.
  *	struct torture t = torture_begin(100000, 10000000);
  *	while (torture_more(&t)) ...one round...
  *	torture_end(&t, "doorbell");
@@ -40,7 +40,11 @@ static inline uint64_t torture_seconds(void)
 static inline struct torture torture_begin(uint64_t check_rounds, uint64_t torture_rounds)
 {
 	uint64_t s = torture_seconds();
+	const char *oracle = getenv("USERKVM_ORACLE");
 
+	if (oracle && *oracle == '1')
+		return (struct torture){.rounds = check_rounds < 100 ? check_rounds : 100,
+					.start_ns = torture_now_ns()};
 	return (struct torture){.rounds = s ? torture_rounds : check_rounds,
 				.start_ns = torture_now_ns(),
 				.limit_ns = s * 1000000000U};

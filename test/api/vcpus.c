@@ -80,7 +80,7 @@ static _Atomic unsigned hits, wrong;
  * vCPU, and says of it what it says of another process's. */
 static bool may_be_told(int e)
 {
-	return e == EBADF || e == ENOTTY || e == EINVAL || (e == EIO && !ku_oracle());
+	return e == EBADF || e == ENOTTY || e == EINVAL || e == EIO;
 }
 
 /* A vCPU that answers is whole: its RIP is the reset vector's. */
@@ -111,6 +111,8 @@ static void guessed_fd(void **state)
 	struct torture t = torture_begin(30, 1000000);
 	pthread_t th;
 
+	if (ku_oracle())
+		skip(); /* a race */
 	atomic_store(&stop, false);
 	atomic_store(&guess, -1);
 	KU_CHECK(pthread_create(&th, NULL, guesser, NULL) == 0);
@@ -162,6 +164,8 @@ static void very_many(void **state)
 	struct ku_vm vm;
 	unsigned before = open_fds();
 
+	if (ku_oracle())
+		skip(); /* a thousand vCPUs */
 	getrlimit(RLIMIT_NOFILE, &old);
 	if (old.rlim_max < MANY + 100)
 		skip(); /* the hard limit is lower than what is to be shown */
@@ -188,8 +192,7 @@ static void very_many(void **state)
 		}
 		print_message("%u vCPUs in %lu ms, %u descriptors\n", MANY, (torture_now_ns() - t0) / 1000000,
 			      open_fds());
-		assert_int_equal(ku_errno(vm.fd, KVM_CREATE_VCPU, (void *)(MANY - 1)),
-				 ku_oracle() ? EEXIST : EINVAL);
+		assert_int_equal(ku_errno(vm.fd, KVM_CREATE_VCPU, (void *)(MANY - 1)), EINVAL);
 		for (unsigned i = 0; i < MANY; i += 93) {
 			ku_real_mode(&cpus[i], 0x1000);
 			assert_int_equal(ku_run(&cpus[i]), KVM_EXIT_HLT);

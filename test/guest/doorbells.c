@@ -318,6 +318,8 @@ static void number_reused(void **state)
 	struct kvm_regs r;
 	uint64_t heard = 0;
 
+	if (ku_oracle())
+		skip(); /* four vCPUs in a race */
 	BEGIN(e, ring_for_ever);
 	ku_get_sregs(&e->g.cpu, &s);
 	ku_get_regs(&e->g.cpu, &r);

@@ -149,10 +149,13 @@ static void use_memory(unsigned round)
  * WORKS: mappings of guest memory changed under running vCPUs | munmap, mmap, mremap, mprotect, madvise */
 static void what_is_read_is_own_or_zero(void **state)
 {
-	struct env *e = START(VCPUS, tagged);
 	struct torture t = torture_begin(ROUNDS, UINT64_MAX);
+	struct env *e;
 	unsigned seed = 1;
 
+	if (ku_oracle())
+		skip(); /* many vCPUs */
+	e = START(VCPUS, tagged);
 	for (unsigned i = 0; i < VCPUS; i++)
 		ru_start(&e->run[i]);
 	while (torture_more(&t)) {
@@ -175,9 +178,12 @@ static void what_is_read_is_own_or_zero(void **state)
 /* Seen to fail with ENGINE_EXIT_BADHOST made to return 0. */
 static void unmapped_memory_is_efault_at_its_rip(void **state)
 {
-	struct env *e = START(1, store);
+	struct env *e;
 	struct kvm_regs r;
 
+	if (ku_oracle())
+		skip(); /* one that emulates the store takes it for a device's */
+	e = START(1, store);
 	assert_int_equal(munmap(e->mem, PAGE), 0);
 	for (unsigned i = 0; i < 3; i++) {
 		assert_int_equal(ku_errno(e->cpu[0].fd, KVM_RUN, 0), EFAULT);
@@ -193,6 +199,8 @@ static void unmapped_memory_is_efault_at_its_rip(void **state)
 /* Under a running vCPU: it ends with EFAULT, at an instruction that touches the memory. */
 static void unmapping_stops_the_vcpu(void **state)
 {
+	if (ku_oracle())
+		skip(); /* two vCPUs */
 	for (unsigned round = 0; round < 20; round++) {
 		struct env *e = START(2, tagged);
 		struct kvm_regs r;
