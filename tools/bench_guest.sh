@@ -39,10 +39,11 @@ stamp() { # SIDE START
 	done
 }
 
+# An RTC on all sides: QEMU makes one for TCG only, and a kernel without waits a second for it.
 guest() { # SIDE ACCEL CPU KERNEL-PARAMETERS LAUNCHER...
 	side=$1 accel=$2 cpu=$3 append=$4
 	shift 4
-	timeout -k 2 "$LIMIT" "$@" qemu-system-x86_64 -M "microvm,accel=$accel" -cpu "$cpu" -m 512 -nodefaults -no-reboot \
+	timeout -k 2 "$LIMIT" "$@" qemu-system-x86_64 -M "microvm,rtc=on,accel=$accel" -cpu "$cpu" -m 512 -nodefaults -no-reboot \
 		-display none -serial stdio -kernel $A/cloud/vmlinuz -initrd "$W/initrd.gz" \
 		-append "console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on ${ROWS:+ROWS=$ROWS }$append" \
 		</dev/null 2>>"$W/$side.err" | stamp "$side" "$(date +%s%N)"

@@ -227,6 +227,8 @@ void jit_stats_site(struct jit *j, const struct jit_site *s);
 bool jit_perf_on(void);
 /* Code memory that perf has names for. */
 bool jit_perf_memory(struct jit *j);
+/* The code before the first block. */
+void jit_perf_thunks(const struct jit *j);
 /* A block is made, its end is j->used. */
 void jit_perf_block(const struct jit *j, const struct jit_block *b);
 

@@ -91,6 +91,7 @@ bool jit_start(struct engine_cpu *c)
 	j->by_mnemonic = jit_stats_table();
 	set_constants(c);
 	jit_make_thunks(c);
+	jit_perf_thunks(j);
 	jit_flush(c);
 	return true;
 }

@@ -148,6 +148,15 @@ bool jit_perf_memory(struct jit *j)
 	return !mprotect(rx, JIT_CODE_SIZE, PROT_READ | PROT_EXEC);
 }
 
+void jit_perf_thunks(const struct jit *j)
+{
+	char line[80];
+	int n = snprintf(line, sizeof(line), "%lx %x [enter, leave, slow]\n", (uint64_t)j->rx, j->thunks_end);
+
+	if (jit_perf_on() && map_fd >= 0)
+		sys_call(SYS_write, map_fd, line, n);
+}
+
 void jit_perf_block(const struct jit *j, const struct jit_block *b)
 {
 	uint64_t at = (uint64_t)j->rx + b->entry;
