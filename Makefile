@@ -26,7 +26,7 @@ tests    = $(patsubst test/%.c,%,$(filter-out $(wildcard test/*/*_part.c),$(1)))
 ALL_TESTS := $(call tests,$(UNITS) $(ABI)) $(if $(SAN),,$(patsubst test/%.sh,%,$(VMM)))
 RUN_TESTS := $(if $(T),$(T),$(ALL_TESTS))
 
-.PHONY: all check torture selftests demo demo-shell bench lint install uninstall clean help tests deps-build
+.PHONY: all check torture oracle selftests demo demo-shell bench lint install uninstall clean help tests abi-tests deps-build
 all: deps-build
 	$(Q)$(MAKE) --no-print-directory $(O)/userkvm $(O)/libuserkvm.so
 
@@ -51,7 +51,8 @@ $(TB)/test/$(1): test/$(1).c $(wildcard test/*.h)
 endef
 $(foreach t,$(call tests,$(ABI)),$(eval $(call abi_test,$(t))))
 
-tests: $(addprefix $(TB)/test/,$(call tests,$(UNITS) $(ABI))) $(TB)/userkvm $(TB)/libuserkvm.so
+abi-tests: $(addprefix $(TB)/test/,$(call tests,$(ABI)))
+tests: abi-tests $(addprefix $(TB)/test/,$(call tests,$(UNITS))) $(TB)/userkvm $(TB)/libuserkvm.so
 
 check:
 	@tools/deps.sh check
@@ -64,6 +65,12 @@ torture:
 	@tools/deps.sh check
 	$(Q)$(MAKE) --no-print-directory -j2 tests
 	@tools/torture.sh $(TB) $(TIME) $(T)
+
+# The programs that speak only the KVM ABI, on the machine's own /dev/kvm, gently.
+oracle:
+	@tools/deps.sh check
+	$(Q)$(MAKE) --no-print-directory -j2 abi-tests
+	@tools/oracle.sh $(TB) $(T)
 
 # The kernel's own KVM selftests, on the plain build or a sanitizer's. T="program ...": only these.
 selftests:
@@ -133,6 +140,7 @@ help:
 	@echo "make demo               boots Debian's cloud kernel in QEMU on userkvm; demo-shell: with a shell"
 	@echo "make check [T=room/name] [SAN=thread|address]"
 	@echo "make torture TIME=60     the long form of the races, with SAN= too"
+	@echo "make oracle [T=room/name]  the tests of the KVM ABI on the machine's own /dev/kvm, gently"
 	@echo "make selftests [T=program] [SAN=thread|address]  the kernel's KVM selftests; writes doc/selftests.md"
 	@echo "make bench [B=api|interp|guest|boot] [MD=1]  benchmarks against their baselines"
 	@echo "make lint               format, floors, sizes, static analysis"
