@@ -339,8 +339,8 @@ static void rings_are_enabled_once_and_early(void **state)
 	assert_int_equal(enable(vm.fd, cap, 2 * (uint64_t)max, 0), E2BIG);
 	assert_int_equal(enable(vm.fd, cap, 1ULL << 32, 0), EINVAL);
 	assert_int_equal(ku_set_slot(&vm, 0, KVM_MEM_LOG_DIRTY_PAGES, 0, vm.ram, RAM), 0);
-	assert_int_equal(enable(vm.fd, cap, RING | 1ULL << 32, 1),
-			 0); /* no flag and no upper half is looked at */
+	/* neither flags nor the upper half are looked at */
+	assert_int_equal(enable(vm.fd, cap, RING | 1ULL << 32, 1), 0);
 	assert_int_equal(enable(vm.fd, cap, RING, 0), EINVAL);
 	assert_int_equal(ku_errno(vm.fd, KVM_GET_DIRTY_LOG, &log), ENXIO);
 	assert_int_equal(ku_errno(vm.fd, KVM_CLEAR_DIRTY_LOG, &clear), ENXIO);

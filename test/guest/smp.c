@@ -290,7 +290,9 @@ int main(void)
 	    cmocka_unit_test(split),   cmocka_unit_test(ordered),
 	};
 
-	if (ku_oracle())
-		return 0; /* two vCPUs are too much for the machine's own */
+	if (ku_oracle()) {
+		printf("two vCPUs: too much for the machine's own KVM\n");
+		return 0;
+	}
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
