@@ -76,6 +76,8 @@ int base_sig_listen(struct sig_kick **kick);
  * what base_sig_listen told, or that of a run on the thread; it outlives the call. Any threads at once.
  */
 void base_sig_kick_once(int tid, struct sig_kick *k);
+/* False while a kick is on its way that base_sig_kick_once would count on. */
+bool base_sig_kick_due(int tid, struct sig_kick *k);
 /* Sends SIG_KICK to a thread of this process. Any thread. */
 void base_sig_kick(int tid);
 /* membarrier(PRIVATE_EXPEDITED): every thread that ran user code has passed through the kernel since. */

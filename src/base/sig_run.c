@@ -158,16 +158,27 @@ int base_sig_listen(struct sig_kick **kick)
 	return own_tid;
 }
 
+/* What `sent` is while a kick is on its way. */
+static uint64_t next_mark(int tid, struct sig_kick *k)
+{
+	return (uint64_t)tid << 32 | (atomic_load(&k->handled) + 1);
+}
+
 void base_sig_kick_once(int tid, struct sig_kick *k)
 {
 	/* Looked at after what the kick is for. While it stays, no handler has begun, and a kick that was sent is
 	 * on its way; marked only once it is sent, so that nobody counts on one that is not. */
-	uint64_t mark = (uint64_t)tid << 32 | (atomic_load(&k->handled) + 1);
+	uint64_t mark = next_mark(tid, k);
 
 	if (atomic_load(&k->sent) == mark)
 		return;
 	base_sig_kick(tid);
 	atomic_store(&k->sent, mark);
+}
+
+bool base_sig_kick_due(int tid, struct sig_kick *k)
+{
+	return atomic_load(&k->sent) != next_mark(tid, k);
 }
 
 void base_sig_kick(int tid)

@@ -21,7 +21,11 @@ struct engine_code {
 	struct engine_cpu *cpus;   /* linked by code_next */
 	_Atomic uint32_t stopping; /* futex word of the parked */
 	_Atomic uint32_t parked;   /* bumped as cpus stop: futex word of the stopper */
+	struct loop_timer look;	   /* code_keep_looking */
+	_Atomic bool looking;
 };
+
+#define LOOK_NS 10000000
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t val)
 {
@@ -33,6 +37,33 @@ static void futex_wake(_Atomic uint32_t *word)
 	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 0x7fffffff, NULL, NULL, 0);
 }
 
+/* -- Looking -- */
+
+/* On the loop: every cpu that runs begins a new epoch; the next one to run arms the timer again. */
+static void look_now(void *arg)
+{
+	struct engine_code *code = arg;
+
+	atomic_store(&code->looking, false);
+	mutex_lock(&code->lock);
+	for (struct engine_cpu *c = code->cpus; c; c = c->code_next) {
+		if (!atomic_load(&c->in_run))
+			continue;
+		atomic_store(&c->look, true);
+		atomic_fetch_or(&c->exit_word, EXIT_LOOK);
+	}
+	mutex_unlock(&code->lock);
+}
+
+void code_keep_looking(struct engine_code *code)
+{
+	if (!atomic_load_explicit(&code->looking, memory_order_relaxed) &&
+	    !atomic_exchange(&code->looking, true))
+		loop_timer_set(&code->look, base_now_ns() + LOOK_NS);
+}
+
+/* -- The shared part -- */
+
 int engine_code_create(struct engine_code **out)
 {
 	struct engine_code *code = base_zalloc(sizeof(*code));
@@ -40,6 +71,7 @@ int engine_code_create(struct engine_code **out)
 	if (!code)
 		return -ENOMEM;
 	mutex_init(&code->lock, LOCK_CODE);
+	loop_timer_init(&code->look, look_now, code);
 	*out = code;
 	return 0;
 }
@@ -48,6 +80,7 @@ int engine_code_create(struct engine_code **out)
 void engine_code_destroy(struct engine_code *code)
 {
 	base_bug_on(code->cpus);
+	loop_timer_cancel(&code->look);
 	base_free(code);
 }
 

@@ -13,6 +13,12 @@
 #define ICACHE_SETTLE 4096
 void icache_settle(struct engine_cpu *c);
 
+/*
+ * While cpus run translated code, each begins a new epoch every few milliseconds: so what another vCPU or the VMM
+ * writes is seen by a guest that neither leaves nor is interrupted.
+ */
+void code_keep_looking(struct engine_code *code);
+
 /* The cpu may change guest state from here on; waits while the world is stopped. */
 void run_enter(struct engine_cpu *c);
 void run_leave(struct engine_cpu *c);

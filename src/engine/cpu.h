@@ -234,7 +234,8 @@ struct engine_cpu {
 	struct kvm_debug_exit_arch debug_info;
 	struct engine_features feat;
 	struct engine_code *code;
-	struct jit *jit; /* behind this struct; NULL: this cpu interprets */
+	struct jit *jit;   /* behind this struct; NULL: this cpu interprets */
+	_Atomic bool look; /* jit_run: somebody may have written code */
 	const struct engine_port *port;
 	void *ctx;
 	uint8_t db_hits; /* DR6 bits 0..3: data and I/O breakpoints hit since the last boundary */

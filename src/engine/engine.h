@@ -194,6 +194,8 @@ struct engine_counts {
 };
 void engine_count(struct engine_cpu *c, bool on, uint64_t left);
 const struct engine_counts *engine_counts(const struct engine_cpu *c);
+/* A number that changes while the cpu executes instructions. Any thread; imprecise. */
+uint64_t engine_progress(const struct engine_cpu *c);
 /* Instructions retired since creation. */
 uint64_t engine_retired(const struct engine_cpu *c);
 

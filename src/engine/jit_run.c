@@ -6,6 +6,7 @@
  * (a fault that jumps to the run loop included) finds c->gpr and c->rflags as the interpreter would have left them
  * before the instruction of the site.
  */
+#include "engine/code.h"
 #include "engine/fpu.h"
 #include "engine/jit.h"
 
@@ -186,7 +187,9 @@ void jit_run(struct engine_cpu *c)
 			interp_one(c);
 		return;
 	}
-	if (atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) != j->seen_seq) {
+	code_keep_looking(c->code);
+	if (atomic_exchange(&c->look, false) ||
+	    atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) != j->seen_seq) {
 		j->seen_seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
 		jit_new_epoch(c);
 	}

@@ -21,6 +21,8 @@
 #include "base/mutate.h"
 #include "vcpu/internal.h"
 
+#define GIVE_CYCLES 100000 /* some 40 us */
+
 static __thread int own_tid;
 
 /* The child of a fork is another thread than its TLS remembers. */
@@ -56,6 +58,22 @@ void guest_leave(struct vcpu *v)
 	lock_section_leave(LOCK_GUEST, v);
 }
 
+/*
+ * Revocations one upon the other would leave a vCPU nothing but its handler: it would never end the read section that
+ * the updater waits for. One that was signalled and has executed nothing since gets a little time, whether it uses it
+ * or not; one whose signal is still pending needs none.
+ */
+static void give_time(struct vcpu *v, int tid)
+{
+	uint64_t now = engine_progress(v->cpu), start = __builtin_ia32_rdtsc();
+
+	if (atomic_exchange(&v->flushed_at, now) != now || !base_sig_kick_due(tid, &v->sig.kicked))
+		return;
+	while (engine_progress(v->cpu) == now && atomic_load(&v->in_guest_tid) == tid &&
+	       __builtin_ia32_rdtsc() - start < GIVE_CYCLES)
+		__builtin_ia32_pause();
+}
+
 /* True if the vCPU was signalled. */
 static bool flush_one(struct vcpu *v)
 {
@@ -65,6 +83,7 @@ static bool flush_one(struct vcpu *v)
 	tid = atomic_load(&v->in_guest_tid); /* after the request is set; pairs with guest_enter */
 	if (!tid)
 		return false;
+	give_time(v, tid);
 	base_sig_kick_once(tid, &v->sig.kicked);
 	return true;
 }

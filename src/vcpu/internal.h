@@ -87,8 +87,8 @@ struct vcpu_pending {
 struct vcpu {
 	struct vcpu_vm *vm;
 	struct engine_cpu *cpu;
-	struct lapic *lapic; /* NULL with the APIC in the VMM */
-	struct kvm_run *run; /* first of three shared pages: the VMM may change it at any time */
+	struct lapic *lapic;   /* NULL with the APIC in the VMM */
+	struct kvm_run *run;   /* first of three shared pages: the VMM may change it at any time */
 	struct mem_ring *ring; /* NULL without KVM_CAP_DIRTY_LOG_RING */
 	uint32_t id;
 	unsigned index;
@@ -102,6 +102,7 @@ struct vcpu {
 	_Atomic uint64_t eoi_vectors[4]; /* VCPU_REQ_EOI_EXIT */
 	_Atomic bool unhalted;		 /* KVM_HC_KICK_CPU: one HLT is over */
 	_Atomic int in_guest_tid;	 /* thread that may use host pointers, 0 = none: flush.c */
+	_Atomic uint64_t flushed_at;	 /* engine_progress at the last revocation by signal */
 	_Atomic bool waiting;		 /* sleeps on exit_word */
 	_Atomic uint32_t mp_state;	 /* KVM_MP_STATE_*; written by the owner */
 	_Atomic uint32_t *exit_word;	 /* engine_exit_word(cpu) */

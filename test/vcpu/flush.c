@@ -40,6 +40,13 @@ void engine_revoke(struct engine_cpu *c)
 	atomic_store(&c->held, 0);
 }
 
+static _Atomic uint64_t progress;
+
+uint64_t engine_progress(const struct engine_cpu *c)
+{
+	return atomic_fetch_add(&progress, 1);
+}
+
 void vcpu_request(struct vcpu *v, uint64_t bits)
 {
 	atomic_fetch_or(&v->requests, bits);
