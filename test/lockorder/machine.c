@@ -67,7 +67,8 @@ static void change_slot(void)
 	MUST(call(w.vm, KVM_SET_USER_MEMORY_REGION, &r) == 0);
 }
 
-/* madvise as the shim tells it; the page that the vCPU writes is another one each time. */
+/* madvise as the shim tells it; the page that the vCPU writes is another one each time. One upon the other: seen to
+ * starve a vCPU in its read section, and so the change of slots, without give_time in vcpu/flush.c. */
 static void revoke_pages(void)
 {
 	struct mem_invalidation i;
@@ -76,12 +77,6 @@ static void revoke_pages(void)
 		madvise(other, RAM_SIZE, MADV_DONTNEED);
 		api_invalidate_end(&i);
 	}
-	/*
-	 * Not back to back: then the vCPU is kicked again before the handler of the last kick has cleared its tables, and
-	 * gets on no more; if that finds it in an srcu section, nor does a change of slots. A starvation that is
-	 * known, and no deadlock.
-	 */
-	usleep(100);
 }
 
 static void fork_once(void)
