@@ -3,8 +3,7 @@
  * VFIO's cdev path through the ABI: /dev/vfio/devices/vfioN bound to /dev/iommu, and every request of both; errno
  * as the kernel's (drivers/vfio, drivers/iommu/iommufd, Linux 6.6 and newer).
  *	make check T=api/vfio_cdev
- * WORKS: VFIO, cdev path | device cdev and iommufd (IOAS alloc, map, copy, unmap, ranges); no foreign program has
- * driven them yet
+ * WORKS: VFIO, cdev path | device cdev, iommufd (IOAS alloc, map, copy, unmap, ranges); not yet by a foreign program
  */
 #include <stdarg.h>
 #include <setjmp.h>

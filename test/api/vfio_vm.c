@@ -3,8 +3,7 @@
  * A VFIO device and its VM through the ABI: the link that KVM_DEV_TYPE_VFIO makes, how long the device keeps the
  * VM, and what a driver may do to it: guest memory, pins, MSIs, write tracking.
  *	make check T=api/vfio_vm
- * WORKS: VFIO and KVM | the link by KVM_DEV_VFIO_GROUP and _FILE; drivers reach guest memory, interrupts and
- * write tracking
+ * WORKS: VFIO and KVM | linked by KVM_DEV_VFIO_GROUP and _FILE; guest memory, interrupts, write tracking for drivers
  */
 #include <stdarg.h>
 #include <setjmp.h>
