@@ -407,7 +407,7 @@ static void reopened(void **state)
 	int vm, other;
 
 	if (ku_oracle())
-		skip();
+		skip(); /* KVM's inodes cannot be opened */
 	vm = vm_new();
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", vm);
 	for (int i = 0; i < 3; i++) {
