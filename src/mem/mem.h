@@ -95,7 +95,7 @@ uint64_t mem_generation(const struct mem *m);
  * What vCPUs did to n pages of address space `as` since the last call, one byte each: test-and-clear of the
  * sptes' bits, without a lock. A page not young was not touched between the last call's return and this one's
  * start; one touched after the return is young at the next call. Concurrent accesses count for either. DIRTY:
- * a vCPU was allowed to write. Pages in no slot are old. Accesses of the hypervisor itself do not count.
+ * a vCPU was allowed to write. Pages in no slot are old. mem_read and mem_write count as a vCPU's accesses.
  */
 #define MEM_AGE_ACCESSED 1
 #define MEM_AGE_DIRTY	 2
