@@ -22,7 +22,7 @@
 #define APIC_TMR      0x180
 #define APIC_IRR      0x200
 #define APIC_ESR      0x280
-#define APIC_LVTCMCI   0x2f0
+#define APIC_LVTCMCI  0x2f0
 #define APIC_ICR      0x300
 #define APIC_ICR2     0x310
 #define APIC_LVTT     0x320
@@ -67,8 +67,8 @@ struct lapic {
 	_Atomic uint64_t base;
 	_Atomic uint32_t reg[APIC_WORDS];
 	_Atomic uint32_t synic[8], auto_eoi[8]; /* bit per vector: lapic_set_synic */
-	_Atomic uint32_t errors; /* shown in ESR at its next write */
-	struct spinlock lock;	 /* the timer: everything below */
+	_Atomic uint32_t errors;		/* shown in ESR at its next write */
+	struct spinlock lock;			/* the timer: everything below */
 	struct loop_timer timer;
 	uint32_t timer_mode;
 	uint32_t divide;

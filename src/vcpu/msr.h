@@ -16,7 +16,7 @@ struct vcpu_msrs {
 	uint64_t mtrr_var[2 * MSR_MTRR_VARIABLE]; /* base, mask, base, ... */
 	uint64_t mtrr_deftype;
 	uint64_t mcg_cap, mcg_status, mcg_ctl;
-	uint64_t mce[4 * 32]; /* CTL, STATUS, ADDR, MISC of each bank */
+	uint64_t mce[4 * 32];  /* CTL, STATUS, ADDR, MISC of each bank */
 	uint64_t mce_ctl2[32]; /* CTL2 of each bank */
 	uint64_t misc_enable, platform_info, misc_features_enables;
 	uint64_t arch_capabilities, spec_ctrl, feat_ctl, ucode_rev, power_ctl, hwcr, decfg;
