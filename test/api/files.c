@@ -469,15 +469,11 @@ static void no_descriptor(void **state)
 	assert_live(0);
 }
 
-static _Atomic bool in_run;
-
 static void *run_until_signal(void *arg)
 {
 	struct ku_vcpu *cpu = arg;
-	int r;
+	int r = ioctl(cpu->fd, KVM_RUN, 0);
 
-	in_run = true;
-	r = ioctl(cpu->fd, KVM_RUN, 0);
 	return (void *)(long)(r < 0 ? errno : 0);
 }
 
@@ -488,7 +484,7 @@ static void on_usr1(int sig)
 /* A close while an ioctl runs: the object goes when the ioctl has returned. */
 static void closed_while_running(void **state)
 {
-	static const uint8_t loop[] = {0xeb, 0xfe};
+	static const uint8_t loop[] = {0xff, 0x06, 0x00, 0x20, 0xeb, 0xfa}; /* 1: incw 0x2000; jmp 1b */
 	struct sigaction act = {.sa_handler = on_usr1};
 	struct ku_vm vm;
 	struct ku_vcpu cpu;
@@ -500,11 +496,9 @@ static void closed_while_running(void **state)
 	ku_vcpu_create(&vm, 0, &cpu);
 	ku_load(&vm, 0x1000, loop, sizeof(loop));
 	ku_real_mode(&cpu, 0x1000);
-	in_run = false;
 	pthread_create(&thread, NULL, run_until_signal, &cpu);
-	while (!in_run)
+	while (!*(volatile uint16_t *)(vm.ram + 0x2000))
 		usleep(1000);
-	usleep(20000);
 	munmap(cpu.run, cpu.size);
 	close(cpu.fd);
 	close(vm.fd);
