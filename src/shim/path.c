@@ -200,13 +200,13 @@ static long param_stat(const char *param, struct stat *st)
 
 static long param_statx(const char *param, unsigned mask, struct statx *stx)
 {
-	int mode = api_params_mode(param);
+	int mode = api_params_mode(param), err;
 
 	if (mode < 0)
 		return mode;
-	mode = path_statx(PATH_KVM, param, mask, stx) ?: mode;
-	if (mode < 0)
-		return mode;
+	err = path_statx(PATH_KVM, param, mask, stx);
+	if (err)
+		return err;
 	stx->stx_mode = (uint16_t)mode;
 	stx->stx_rdev_major = stx->stx_rdev_minor = 0;
 	stx->stx_size = PAGE_SIZE;
