@@ -38,7 +38,7 @@
 #define JIT_HEAT       (1u << 14)
 #define JIT_THRESHOLD  8	  /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
 #define JIT_BLOCK_MAX  40	  /* instructions */
-#define JIT_CODE_PAGES (1u << 16) /* bits of the filter of host pages with translated code */
+#define JIT_CODE_PAGES (1u << 22) /* bits of the filter of host pages with translated code */
 
 /* c->slow's upper bits: the coherence epoch, which a block's stamp must match. */
 #define JIT_EPOCH_SHIFT 8

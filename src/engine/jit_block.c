@@ -153,6 +153,7 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	uint8_t buf[JIT_BLOCK_MAX * 15], *page, *retired;
 	struct jit *j = c->jit;
 	struct making m = {.c = c, .j = j};
+	uint32_t sites, exits;
 	unsigned n;
 
 	if (!room(j))
@@ -160,6 +161,8 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	n = read_code(c, buf, sizeof(buf), &page);
 	if (!n)
 		return NULL;
+	sites = j->nsites;
+	exits = j->nexits;
 	m.block_id = j->nblocks;
 	m.b = &j->block[m.block_id];
 	*m.b = (struct jit_block){.rip = c->rip, .key = (uint8_t)jit_key(c), .bytes = j->bytes_used};
@@ -169,8 +172,11 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	retired = emit_retired(&m);
 	m.b->len = (uint16_t)emit_body(&m, buf, n);
 	emit_stubs(&m);
-	if (!m.b->len || m.e.full)
-		return NULL; /* sites and exits used so far are lost until the next flush */
+	if (!m.b->len || m.e.full) {
+		j->nsites = sites;
+		j->nexits = exits;
+		return NULL;
+	}
 	*retired = (uint8_t)m.index;
 	m.b->insns = (uint8_t)m.index;
 	memcpy(j->bytes + j->bytes_used, buf, m.b->len);

@@ -125,9 +125,14 @@ static void run_cold(struct engine_cpu *c)
 	} while (straight && jit_calm(c));
 }
 
+static uint8_t *heat_of(struct jit *j, uint64_t rip)
+{
+	return &j->heat[(rip ^ rip >> 14) & (JIT_HEAT - 1)];
+}
+
 static bool is_hot(struct jit *j, uint64_t rip)
 {
-	uint8_t *h = &j->heat[(rip ^ rip >> 14) & (JIT_HEAT - 1)];
+	uint8_t *h = heat_of(j, rip);
 
 	if (*h >= jit_threshold)
 		return true;
@@ -143,6 +148,17 @@ static struct jit_block *block_here(struct engine_cpu *c)
 	if (b || !is_hot(c->jit, c->rip))
 		return b;
 	return jit_translate(c);
+}
+
+/* No block here: cold, or nothing to translate (an instruction on two pages), behind which there may be a block. */
+static void run_without(struct engine_cpu *c)
+{
+	if (!c->code64 || *heat_of(c->jit, c->rip) < jit_threshold) {
+		run_cold(c);
+		return;
+	}
+	c->jit->stats.cold++;
+	interp_one(c);
 }
 
 /* The exit by which the last block left leads to b from now on; an indirect branch finds it in the table. */
@@ -202,7 +218,7 @@ void jit_run(struct engine_cpu *c)
 
 		if (!b) {
 			exit_id = JIT_NO_EXIT;
-			run_cold(c);
+			run_without(c);
 			continue;
 		}
 		if (generation == j->stats.flushes)

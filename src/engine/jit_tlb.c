@@ -78,8 +78,8 @@ bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
 
 static unsigned page_bit(const uint8_t *host)
 {
-	return (unsigned)((((uint64_t)host >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ULL) >> 48) &
-	       (JIT_CODE_PAGES - 1);
+	/* Not hashed: no two pages of a mapping of up to 16 GiB have one bit. */
+	return (unsigned)((uint64_t)host >> PAGE_SHIFT) & (JIT_CODE_PAGES - 1);
 }
 
 void jit_store_to(struct engine_cpu *c, const uint8_t *host)
