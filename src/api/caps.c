@@ -111,6 +111,7 @@ static const struct cap_row rows[] = {
     {KVM_CAP_HLT, 1, NULL},
     {KVM_CAP_VAPIC, 1, NULL},
     {KVM_CAP_NOP_IO_DELAY, 1, NULL},
+    {KVM_CAP_XEN_HVM, VCPU_XEN_CAPS, NULL},
     /* Hyper-V */
     {KVM_CAP_HYPERV, 1, NULL},
     {KVM_CAP_HYPERV_VAPIC, 1, NULL},

@@ -32,6 +32,8 @@
 	CALL(KVM_TPR_ACCESS_REPORTING, vcpu_tpr_access_reporting, BOTH, struct kvm_tpr_access_ctl) \
 	CALL(KVM_X86_SET_MCE, vcpu_set_mce, IN, struct kvm_x86_mce)                                \
 	CALL(KVM_TRANSLATE, vcpu_translate, BOTH, struct kvm_translation)                          \
+	CALL(KVM_XEN_VCPU_SET_ATTR, vcpu_xen_set_attr, IN, struct kvm_xen_vcpu_attr)               \
+	CALL(KVM_XEN_VCPU_GET_ATTR, vcpu_xen_get_attr, BOTH, struct kvm_xen_vcpu_attr)             \
 	CALL(KVM_ENABLE_CAP, vcpu_enable_cap, IN, struct kvm_enable_cap)                           \
 	CALL(KVM_HAS_DEVICE_ATTR, vcpu_has_attr, IN, struct kvm_device_attr)                       \
 	CALL(KVM_GET_DEVICE_ATTR, vcpu_get_attr, IN, struct kvm_device_attr)                       \

@@ -187,6 +187,10 @@ CALL(set_tsc_khz, vcpu_vm_set_tsc_khz(&kvm->vm, (uint32_t)c->arg))
 CALL(get_tsc_khz, vcpu_vm_get_tsc_khz(&kvm->vm))
 CALL(set_msr_filter, vcpu_vm_set_msr_filter(&kvm->vm, c->buf))
 CALL(set_pmu_event_filter, vcpu_vm_set_pmu_filter(&kvm->vm, (void *)c->arg))
+CALL(xen_hvm_config, vcpu_vm_xen_config(&kvm->vm, c->buf))
+CALL(xen_set_attr, vcpu_vm_xen_set_attr(&kvm->vm, c->buf))
+CALL(xen_get_attr, vcpu_vm_xen_get_attr(&kvm->vm, c->buf))
+CALL(xen_evtchn_send, vcpu_vm_xen_evtchn_send(&kvm->vm, c->buf))
 CALL(hyperv_eventfd, vcpu_vm_hyperv_eventfd(&kvm->vm, c->buf))
 CALL(enable_cap, vm_enable_cap(kvm, c->buf))
 
@@ -229,6 +233,10 @@ static const struct ioctl_row rows[] = {
     ROW(KVM_REGISTER_COALESCED_MMIO, SIZE(kvm_coalesced_mmio_zone), 0, L_SLOTS, register_coalesced),
     ROW(KVM_UNREGISTER_COALESCED_MMIO, SIZE(kvm_coalesced_mmio_zone), 0, L_SLOTS, unregister_coalesced),
     ROW(KVM_SET_PMU_EVENT_FILTER, 0, 0, L_NONE, set_pmu_event_filter),
+    ROW(KVM_XEN_HVM_CONFIG, SIZE(kvm_xen_hvm_config), 0, L_NONE, xen_hvm_config),
+    ROW(KVM_XEN_HVM_SET_ATTR, SIZE(kvm_xen_hvm_attr), 0, L_NONE, xen_set_attr),
+    ROW(KVM_XEN_HVM_GET_ATTR, SIZE(kvm_xen_hvm_attr), SIZE(kvm_xen_hvm_attr), L_NONE, xen_get_attr),
+    ROW(KVM_XEN_HVM_EVTCHN_SEND, SIZE(kvm_irq_routing_xen_evtchn), 0, L_NONE, xen_evtchn_send),
     ROW(KVM_HYPERV_EVENTFD, SIZE(kvm_hyperv_eventfd), 0, L_NONE, hyperv_eventfd),
     ROW(KVM_GET_CLOCK, 0, SIZE(kvm_clock_data), L_NONE, get_clock),
     ROW(KVM_SET_CLOCK, SIZE(kvm_clock_data), 0, L_NONE, set_clock),

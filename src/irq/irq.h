@@ -31,6 +31,10 @@ struct irq_port {
 	uint64_t (*tsc_deadline_ns)(void *vcpu, uint64_t guest_tsc);
 	/* Not under a chip lock: the guest ended an interrupt of lapic_set_synic. NULL: none is ever set. */
 	void (*synic_eoi)(void *vcpu, uint8_t vector);
+	/* Routes to event channels of Xen's and sources of Hyper-V's; vm is irq_create's ctx. 1 = taken, -errno.
+	 * NULL: such routes are refused. */
+	int (*xen_event)(void *vm, uint32_t vcpu, uint32_t port);
+	int (*sint)(void *vm, uint32_t vcpu, uint32_t sint);
 	/* PIC output towards the boot vCPU (and every vCPU whose LINT0 accepts ExtINT). */
 	void (*kick_boot)(void *vm);
 };
@@ -61,6 +65,8 @@ int irq_set_line(struct irq_vm *v, unsigned source, uint32_t gsi, int level,
 		 int *status);					 /* -ENXIO without chip */
 int irq_signal_msi(struct irq_vm *v, const struct kvm_msi *msi); /* as the ioctl returns: >0, 0, -errno */
 int irq_irqfd(struct irq_vm *v, const struct kvm_irqfd *args);
+/* A source of Hyper-V's was acknowledged: notifiers of its GSIs hear of it. No lock held. */
+void irq_notify_sint(struct irq_vm *v, uint32_t vcpu, uint32_t sint);
 /* KVM_CAP_X2APIC_API flags: 1 = 32-bit ids, 2 = no broadcast quirk. */
 void irq_set_x2apic_api(struct irq_vm *v, uint64_t flags);
 

@@ -11,12 +11,12 @@
 #include "irq/lapic.h"
 
 struct route {
-	uint8_t to; /* enum irq_chip, or ROUTE_MSI */
+	uint8_t to; /* enum irq_chip, or ROUTE_* */
 	uint8_t pin;
-	uint32_t lo, hi, data; /* the message */
+	uint32_t lo, hi, data; /* the message; of Xen's and Hyper-V's: the vCPU, and port or source */
 };
 
-#define ROUTE_MSI CHIPS
+enum { ROUTE_MSI = CHIPS, ROUTE_XEN, ROUTE_SINT };
 
 struct irq_table {
 	uint64_t level_vectors[4];	      /* split irqchip: vectors whose EOI the VMM's IOAPIC may want */
@@ -80,6 +80,8 @@ static int drive(struct irq_vm *v, const struct route *r, unsigned source, bool 
 	switch (r->to) {
 	case CHIP_PIC: return pic_set_line(v->pic, r->pin, source, level);
 	case CHIP_IOAPIC: return ioapic_set_line(v->ioapic, r->pin, source, level, status);
+	case ROUTE_XEN: return level ? v->port->xen_event(v->ctx, r->lo, r->hi) : -EINVAL;
+	case ROUTE_SINT: return level ? v->port->sint(v->ctx, r->lo, r->hi) : -1;
 	default:
 		if (!level)
 			return -1;
@@ -165,7 +167,18 @@ static int classify(const struct irq_vm *v, bool chips, const struct kvm_irq_rou
 			return 0;
 		default: return -EINVAL;
 		}
-	default: return -EINVAL; /* Hyper-V and Xen sources are not offered */
+	case KVM_IRQ_ROUTING_XEN_EVTCHN:
+		if (e->flags || !v->port->xen_event ||
+		    e->u.xen_evtchn.priority != KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL)
+			return -EINVAL;
+		*r = (struct route){.to = ROUTE_XEN, .lo = e->u.xen_evtchn.vcpu, .hi = e->u.xen_evtchn.port};
+		return 0;
+	case KVM_IRQ_ROUTING_HV_SINT:
+		if (e->flags || !v->port->sint)
+			return -EINVAL;
+		*r = (struct route){.to = ROUTE_SINT, .lo = e->u.hv_sint.vcpu, .hi = e->u.hv_sint.sint};
+		return 0;
+	default: return -EINVAL;
 	}
 }
 
@@ -187,7 +200,7 @@ static int place_route(struct irq_table *t, const struct kvm_irq_routing_entry *
 		if (!may_share(&e[from[at + i]], &e[n]))
 			return -EINVAL;
 	t->r[at + placed[gsi]++] = *r;
-	if (r->to != ROUTE_MSI)
+	if (r->to < CHIPS)
 		t->chip_gsi[r->to][r->pin] = gsi;
 	return 0;
 }
@@ -364,6 +377,22 @@ void irq_notify_ack(struct irq_vm *v, enum irq_chip chip, unsigned pin)
 			a->fn(a);
 }
 
+void irq_notify_sint(struct irq_vm *v, uint32_t vcpu, uint32_t sint)
+{
+	int idx = irq_enter(v);
+	const struct irq_table *t = srcu_dereference(v->table);
+	struct irq_ack *a;
+
+	for (a = srcu_dereference(v->acks); a; a = srcu_dereference(a->next)) {
+		const struct route *r = a->gsi < t->nr_gsi ? &t->r[t->first[a->gsi]] : NULL;
+
+		if (r && t->first[a->gsi + 1] > t->first[a->gsi] && r->to == ROUTE_SINT && r->lo == vcpu &&
+		    r->hi == sint)
+			a->fn(a);
+	}
+	irq_leave(v, idx);
+}
+
 void irq_notify_mask(struct irq_vm *v, enum irq_chip chip, unsigned pin, bool masked)
 {
 	struct pit *pit = srcu_dereference(v->pit);
@@ -387,7 +416,7 @@ static bool split_wants_eoi(struct lapic *l, uint8_t vector)
 	for (i = 0; i < end; i++) {
 		struct irq_msg m = decode(l->vm, t->r[i].lo, t->r[i].hi, t->r[i].data);
 
-		if (m.level && m.vector == vector && irq_dest_matches(NULL, l, &m))
+		if (t->r[i].to == ROUTE_MSI && m.level && m.vector == vector && irq_dest_matches(NULL, l, &m))
 			return true;
 	}
 	return false;

@@ -57,9 +57,11 @@ static bool accepts_extint(const struct vcpu *v)
 /* True if an interrupt waits that could be acknowledged now. */
 static bool has_interrupt(struct vcpu *v)
 {
+	int vector;
+
 	if (!v->lapic)
 		return false;
-	if (v->ev.extint >= 0 && accepts_extint(v))
+	if (xen_has_interrupt(v, &vector) || (v->ev.extint >= 0 && accepts_extint(v)))
 		return true;
 	return irq_cpu_pending(v->vm->irq, v->lapic) >= 0;
 }
@@ -67,8 +69,11 @@ static bool has_interrupt(struct vcpu *v)
 /* Acknowledges the interrupt that has_interrupt saw; -1 if it went away. */
 static int take_interrupt(struct vcpu *v)
 {
-	int vector = v->ev.extint;
+	int vector;
 
+	if (v->lapic && xen_has_interrupt(v, &vector))
+		return vector; /* again, until the guest clears it */
+	vector = v->ev.extint;
 	if (vector >= 0 && accepts_extint(v)) {
 		v->ev.extint = -1;
 		return vector;
@@ -109,7 +114,7 @@ bool event_wakes(struct vcpu *v)
 	if (mp == KVM_MP_STATE_UNINITIALIZED || mp == KVM_MP_STATE_INIT_RECEIVED)
 		return false;
 	event_collect(v);
-	if (stimer_waits(v))
+	if (stimer_waits(v) || (atomic_load(&v->requests) & VCPU_REQ_XEN))
 		return true;
 	if (atomic_load(&v->unhalted) || v->ev.exc.pending || half_delivered(v))
 		return true;

@@ -103,6 +103,8 @@ enum engine_status vcpu_hypercall(struct vcpu *v, bool vmmcall)
 	if (vmmcall != vcpu_host_is_amd())
 		return foreign(v);
 	is64 = caller_is_64bit(v);
+	if (xen_active(v->vm))
+		return xen_call(v, is64);
 	if (hyperv_active(v))
 		return hyperv_call(v, is64);
 	mask = is64 ? ~0ULL : 0xffffffffULL;

@@ -389,12 +389,14 @@ static int get_partition(struct vcpu *v, struct hv_vm *hv, uint32_t index, uint6
 /* Writes the page whose call enters the hypervisor. Takes hv->lock. */
 static int set_hypercall(struct vcpu *v, struct hv_vm *hv, uint64_t val)
 {
-	const uint8_t code[] = {0x0f, 0x01, vcpu_host_is_amd() ? 0xd9 : 0xc1, 0xc3};
+	/* or $0x80000000, %eax tells such a call from one of Xen's */
+	const uint8_t code[] = {0x0d, 0, 0, 0, 0x80, 0x0f, 0x01, vcpu_host_is_amd() ? 0xd9 : 0xc1, 0xc3};
+	unsigned skip = xen_active(v->vm) ? 0 : 5;
 
 	if (!atomic_load(&hv->active))
 		return 0;
 	if ((val & HV_PAGE_ENABLE) &&
-	    mem_write(v->vm->mem, vcpu_as(v), val & ~PAGE_OFFSET_MASK, code, sizeof(code)))
+	    mem_write(v->vm->mem, vcpu_as(v), val & ~PAGE_OFFSET_MASK, code + skip, sizeof(code) - skip))
 		return -EINVAL;
 	mutex_lock(&hv->lock);
 	hv->hypercall = val;

@@ -116,7 +116,6 @@ struct vcpu_hv {
 		bool keep_pages;     /* SYNIC2: pages are not zeroed when they are named */
 		uint64_t control, version, evt_page, msg_page;
 		_Atomic uint64_t sint[HV_SINTS];
-		_Atomic int32_t gsi[HV_SINTS]; /* whose acknowledgement notifiers hear of it; -1 none */
 	} synic;
 	struct hv_stimer stimer[HV_STIMERS];
 	_Atomic uint32_t stimer_pending; /* bit per timer, for VCPU_REQ_HV_STIMER */
@@ -169,6 +168,8 @@ int stimer_set_msr(struct vcpu *v, uint32_t index, uint64_t val, bool host);
 /* Sends what is due; on the vCPU's thread outside guest execution. */
 void stimer_process(struct vcpu *v);
 bool stimer_waits(const struct vcpu *v);
+/* A route to a source of a VP. Any thread. 1 = taken, 0 = not, -errno. */
+int synic_raise(struct vcpu_vm *vm, uint32_t vp, uint32_t sint);
 /* The guest ended an interrupt that is some SINT's. */
 void synic_eoi(struct vcpu *v, uint8_t vector);
 

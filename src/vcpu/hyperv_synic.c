@@ -92,6 +92,20 @@ static void acknowledged(struct vcpu *v, unsigned sint)
 		    TIMER_SINT(t->config) == sint)
 			mark(t);
 	}
+	irq_notify_sint(v->vm->irq, atomic_load(&v->hv.vp_index), sint);
+}
+
+int synic_raise(struct vcpu_vm *vm, uint32_t vp, uint32_t sint)
+{
+	unsigned n = atomic_load(&vm->nr_vcpus);
+
+	for (unsigned i = 0; i < n && sint < HV_SINTS; i++) {
+		struct vcpu *v = atomic_load(&vm->vcpus[i]);
+
+		if (v && atomic_load(&v->hv.vp_index) == vp)
+			return atomic_load(&v->hv.synic.active) ? raise_sint(v, sint) : -EINVAL;
+	}
+	return -EINVAL;
 }
 
 void synic_eoi(struct vcpu *v, uint8_t vector)

@@ -22,6 +22,7 @@
 #include "vcpu/pv.h"
 #include "vcpu/replay.h"
 #include "vcpu/vcpu.h"
+#include "vcpu/xen.h"
 
 /* Requests: bits set by any thread (vcpu_request), handled by the vCPU's own thread before entry. */
 #define VCPU_REQ_EVENT	      BIT(0) /* an interrupt may have become deliverable */
@@ -37,6 +38,7 @@
 #define VCPU_REQ_HV_RESET     BIT(12)
 #define VCPU_REQ_HV_STIMER    BIT(13) /* hyperv_synic.c: a synthetic timer is due */
 #define VCPU_REQ_PMU	      BIT(14) /* pmu.c: an overflow may be due, or the filter changed */
+#define VCPU_REQ_XEN	      BIT(15) /* xen.c: events raised elsewhere, or the timer */
 #define VCPU_REQ_CLOCK	      BIT(16) /* clock.c, pv.c: rewrite the guest's kvmclock page */
 #define VCPU_REQ_STEAL	      BIT(17) /* pv.c: rewrite steal time */
 
@@ -136,6 +138,7 @@ struct vcpu {
 	struct vcpu_pv pv;
 	struct vcpu_hv hv;
 	struct vcpu_pmu pmu;
+	struct vcpu_xen xen;
 
 	struct sig_run sig;
 };

@@ -434,6 +434,8 @@ int vcpu_wrmsr(struct vcpu *v, uint32_t index, uint64_t val, bool host)
 		return v->lapic ? lapic_msr_write(v->lapic, index, val) : -EINVAL;
 	if (index == IA32_TSC_DEADLINE) /* the one that a guest writes thousands of times a second */
 		return set_tsc_deadline(v, NULL, index, val, host);
+	if (unlikely(index == vcpu_xen_msr(v->vm)) && index)
+		return xen_hypercall_page(v, val);
 	ret = engine_set_msr(v->cpu, index, val, host);
 	if (ret != -ENOENT)
 		return ret;

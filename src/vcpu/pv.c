@@ -56,9 +56,8 @@ static uint64_t time_gpa(const struct vcpu *v)
  * Rewrites the time page. Its version is odd meanwhile, so that another vCPU which reads it tries again;
  * GUEST_STOPPED stays until the guest clears it.
  */
-static void write_time(struct vcpu *v)
+static void write_time(struct vcpu *v, uint64_t gpa)
 {
-	uint64_t gpa = time_gpa(v);
 	struct clock_reading r;
 	struct time_page p;
 
@@ -78,7 +77,20 @@ static void write_time(struct vcpu *v)
 		  sizeof(p) - sizeof(p.version));
 	p.version++;
 	put_field(v, gpa, p, version);
-	v->pv.guest_stopped = false;
+}
+
+/* KVM's page and Xen's two. */
+static void write_times(struct vcpu *v)
+{
+	uint64_t info = atomic_load(&v->xen.info);
+
+	write_time(v, time_gpa(v));
+	if (info != XEN_NO_PAGE)
+		write_time(v, info + XEN_INFO_TIME);
+	if (v->xen.time != XEN_NO_PAGE)
+		write_time(v, v->xen.time);
+	if (time_gpa(v))
+		v->pv.guest_stopped = false;
 }
 
 int vcpu_kvmclock_ctrl(struct vcpu *v)
@@ -151,6 +163,11 @@ static bool steal_open(struct vcpu *v)
 		return true;
 	steal_close(v);
 	return false;
+}
+
+bool pv_run_delay(struct vcpu *v, uint64_t *delay)
+{
+	return steal_open(v) && run_delay(v, delay);
 }
 
 /* Adds what was stolen since the last look. `preempted` stays 0, as for a host that does not tell it. */
@@ -321,7 +338,7 @@ void pv_before_entry(struct vcpu *v)
 	bool now;
 
 	if (vcpu_request_take(v, VCPU_REQ_CLOCK)) {
-		write_time(v);
+		write_times(v);
 		hyperv_clock_update(v);
 	}
 	now = vcpu_request_take(v, VCPU_REQ_STEAL);

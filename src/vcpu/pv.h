@@ -28,6 +28,8 @@ int pv_get_msr(struct vcpu *v, uint32_t index, uint64_t *val);
 int pv_set_msr(struct vcpu *v, uint32_t index, uint64_t val);
 /* MSR_KVM_PV_EOI_EN, or Hyper-V's assist page: address | 1, or 0. */
 int pv_set_eoi(struct vcpu *v, uint64_t val);
+/* How long this thread has waited for a CPU, in ns; false if the host does not tell. */
+bool pv_run_delay(struct vcpu *v, uint64_t *delay);
 void pv_destroy(struct vcpu *v);
 /* PV EOI, without pv_before_entry's other duties: after an injection, and before the LAPIC is looked at. */
 void pv_eoi_to_guest(struct vcpu *v);

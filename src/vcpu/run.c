@@ -169,6 +169,8 @@ static int run_requests(struct vcpu *v)
 		return run_leave(v, KVM_EXIT_SHUTDOWN);
 	if (hyperv_requests(v) == 0)
 		return 0;
+	if (vcpu_request_take(v, VCPU_REQ_XEN))
+		xen_request(v);
 	if (vcpu_request_take(v, VCPU_REQ_PMU))
 		pmu_request(v);
 	event_collect(v);
@@ -229,6 +231,7 @@ static int run_block(struct vcpu *v)
 	case KVM_MP_STATE_AP_RESET_HOLD:
 		atomic_store(&v->unhalted, false);
 		atomic_store(&v->mp_state, KVM_MP_STATE_RUNNABLE);
+		xen_poll_end(v);
 		break;
 	}
 	v->hlt_active = false;
@@ -399,6 +402,7 @@ int vcpu_run(struct vcpu *v)
 	v->run->flags = 0;
 	pv_begin_run(v);
 	hyperv_begin_run(v);
+	xen_begin_run(v);
 	r = run_all(v);
 	run_save(v);
 	v->in_run = false;

@@ -38,6 +38,11 @@ int vcpu_vm_init(struct vcpu_vm *vm)
 	r = msr_vm_init(vm);
 	if (!r)
 		r = hyperv_vm_init(vm);
+	if (!r) {
+		r = xen_vm_init(vm);
+		if (r)
+			hyperv_vm_destroy(vm);
+	}
 	if (r) {
 		msr_vm_destroy(vm);
 		clock_vm_destroy(vm);
@@ -47,6 +52,7 @@ int vcpu_vm_init(struct vcpu_vm *vm)
 
 void vcpu_vm_destroy(struct vcpu_vm *vm)
 {
+	xen_vm_destroy(vm);
 	pmu_vm_destroy(vm);
 	hyperv_vm_destroy(vm);
 	msr_vm_destroy(vm);
@@ -113,6 +119,7 @@ int vcpu_create(struct vcpu **out, struct vcpu_vm *vm, uint32_t id, unsigned ind
 	mutex_init(&v->mutex, LOCK_VCPU);
 	hyperv_init(v);
 	pmu_init(v);
+	xen_init(v);
 	r = make_parts(v);
 	if (r) {
 		vcpu_destroy(v);
@@ -132,6 +139,7 @@ void vcpu_destroy(struct vcpu *v)
 		return;
 	hyperv_destroy(v);
 	pmu_destroy(v);
+	xen_destroy(v);
 	if (v->lapic)
 		lapic_destroy(v->lapic);
 	if (v->cpu) {
@@ -253,6 +261,16 @@ static void port_eoi_exit(void *vcpu, uint8_t vector)
 	vcpu_request(v, VCPU_REQ_EOI_EXIT);
 }
 
+static int port_xen_event(void *vm, uint32_t vcpu, uint32_t port)
+{
+	return xen_raise(vm, vcpu, port);
+}
+
+static int port_sint(void *vm, uint32_t vcpu, uint32_t sint)
+{
+	return synic_raise(vm, vcpu, sint);
+}
+
 static void port_synic_eoi(void *vcpu, uint8_t vector)
 {
 	synic_eoi(vcpu, vector);
@@ -283,6 +301,8 @@ const struct irq_port vcpu_irq_port = {
     .request = port_request,
     .eoi_exit = port_eoi_exit,
     .synic_eoi = port_synic_eoi,
+    .xen_event = port_xen_event,
+    .sint = port_sint,
     .tsc_deadline_ns = port_tsc_deadline_ns,
     .kick_boot = port_kick_boot,
 };

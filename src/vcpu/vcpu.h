@@ -19,11 +19,17 @@
 #define VCPU_MCE_BANKS	    32	      /* KVM_CAP_MCE */
 #define VCPU_IO_PAGE_OFFSET PAGE_SIZE /* PIO data, in the vCPU's mapping */
 #define VCPU_COALESCED_PAGE 2	      /* page number in the vCPU's mapping: KVM_CAP_COALESCED_MMIO */
-#define VCPU_MMAP_SIZE	    (3 * PAGE_SIZE)
+/* KVM_CAP_XEN_HVM */
+#define VCPU_XEN_CAPS                                                                                      \
+	(KVM_XEN_HVM_CONFIG_HYPERCALL_MSR | KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL |                           \
+	 KVM_XEN_HVM_CONFIG_SHARED_INFO | KVM_XEN_HVM_CONFIG_RUNSTATE | KVM_XEN_HVM_CONFIG_EVTCHN_2LEVEL | \
+	 KVM_XEN_HVM_CONFIG_EVTCHN_SEND)
+#define VCPU_MMAP_SIZE (3 * PAGE_SIZE)
 
 struct vcpu;
 struct clock;	   /* VM-wide TSC and kvmclock state: clock.c */
 struct hv_vm;	   /* the Hyper-V partition: hyperv.c */
+struct xen_vm;	   /* Xen's interface: xen.c */
 struct pmu_filter; /* KVM_SET_PMU_EVENT_FILTER: pmu.c */
 struct msr_filter; /* KVM_X86_SET_MSR_FILTER: msr.c */
 
@@ -37,6 +43,7 @@ struct vcpu_vm {
 	struct mutex *lock; /* kvm->lock */
 	struct clock *clock;
 	struct hv_vm *hv;
+	struct xen_vm *xen;
 	_Atomic(struct pmu_filter *) pmu_filter; /* read under srcu */
 	_Atomic(struct msr_filter *) msr_filter; /* read under srcu */
 	_Atomic(struct vcpu *) vcpus[VCPU_MAX];	 /* by vcpu index; published once, gone with the VM */
@@ -125,6 +132,14 @@ void vcpu_kick(struct vcpu *v);
 /* -- VM and system ioctls whose facts live here -- */
 /* KVM_SET_PMU_EVENT_FILTER: the VMM's pointer. Takes vm->lock. -EFAULT, -EINVAL, -E2BIG, -ENOMEM. */
 int vcpu_vm_set_pmu_filter(struct vcpu_vm *vm, const void *user);
+int vcpu_xen_set_attr(struct vcpu *v, const struct kvm_xen_vcpu_attr *a);
+int vcpu_xen_get_attr(struct vcpu *v, struct kvm_xen_vcpu_attr *a);
+int vcpu_vm_xen_config(struct vcpu_vm *vm, const struct kvm_xen_hvm_config *c);
+int vcpu_vm_xen_set_attr(struct vcpu_vm *vm, const struct kvm_xen_hvm_attr *a);
+int vcpu_vm_xen_get_attr(struct vcpu_vm *vm, struct kvm_xen_hvm_attr *a);
+int vcpu_vm_xen_evtchn_send(struct vcpu_vm *vm, const struct kvm_irq_routing_xen_evtchn *e);
+/* The MSR that fills Xen's hypercall page, 0 = none. */
+uint32_t vcpu_xen_msr(const struct vcpu_vm *vm);
 int vcpu_vm_hyperv_eventfd(struct vcpu_vm *vm, const struct kvm_hyperv_eventfd *e);
 int vcpu_vm_get_clock(struct vcpu_vm *vm, struct kvm_clock_data *c);
 int vcpu_vm_set_clock(struct vcpu_vm *vm, const struct kvm_clock_data *c); /* -EINVAL flags */

@@ -70,8 +70,11 @@ static void port_kick_boot(void *vm)
 	((struct world *)vm)->boot_kicks++;
 }
 
-static const struct irq_port world_port = {port_kick, port_request, port_eoi_exit,
-					   port_tsc,  NULL,	    port_kick_boot};
+static const struct irq_port world_port = {.kick = port_kick,
+					   .request = port_request,
+					   .eoi_exit = port_eoi_exit,
+					   .tsc_deadline_ns = port_tsc,
+					   .kick_boot = port_kick_boot};
 
 /* Makes the world; mode as irq_get_mode, then ncpus LAPICs with ids 0.. */
 static inline void world_begin(enum irq_mode mode, unsigned ncpus)

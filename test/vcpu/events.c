@@ -60,6 +60,11 @@ void engine_want_window(struct engine_cpu *c, bool want)
 	window = want;
 }
 
+bool xen_has_interrupt(struct vcpu *v, int *vector)
+{
+	return false;
+}
+
 bool stimer_waits(const struct vcpu *v)
 {
 	return false;

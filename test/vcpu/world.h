@@ -184,7 +184,17 @@ bool vcpu_host_is_amd(void)
 	return false;
 }
 
-/* The PMU and Hyper-V are test/guest matters. */
+/* The PMU, Hyper-V and Xen are test/guest matters. */
+uint32_t vcpu_xen_msr(const struct vcpu_vm *vm)
+{
+	return 0;
+}
+
+int xen_hypercall_page(struct vcpu *v, uint64_t val)
+{
+	return -EINVAL;
+}
+
 bool pmu_has_msr(const struct vcpu *v, uint32_t index)
 {
 	return false;
