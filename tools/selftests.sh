@@ -60,6 +60,7 @@ may_skip() {
 		*/vmx_set_nested_state_test | */vmx_tsc_adjust_test | */triple_fault_event_test | */hyperv_svm_test | */svm_*)
 		echo "no nested virtualization" ;;
 	*/sev_migrate_tests) echo "no SEV" ;;
+	*/emulator_error_test) echo "allow_smaller_maxphyaddr is N, as on any KVM with EPT" ;;
 	*/amx_test) echo "no AMX tile state in the guest" ;;
 	access_tracking_perf_test) echo "the machine has no page_idle" ;;
 	*/nx_huge_pages_test) echo "needs its magic token, or the machine has no reserved huge pages" ;;

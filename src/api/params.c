@@ -63,7 +63,7 @@ static const struct param {
     {KVM, "report_ignored_msrs", "N", NULL, NULL},
     {KVM, "tdp_mmu", "N", NULL, NULL},
     /* What the guest can do here is what it can do with these on; what VMX lends a host for speed is off. */
-    {KVM_INTEL, "allow_smaller_maxphyaddr", "Y", NULL, NULL},
+    {KVM_INTEL, "allow_smaller_maxphyaddr", "N", NULL, NULL},
     {KVM_INTEL, "emulate_invalid_guest_state", "Y", NULL, NULL},
     {KVM_INTEL, "enable_apicv", "N", NULL, NULL},
     {KVM_INTEL, "ept", "Y", NULL, NULL},
