@@ -367,6 +367,46 @@ static bool copy_memory(struct making *m, const struct operands *ops)
 	return true;
 }
 
+/* AH..BH cannot be named beside a REX prefix: bytes as they are, if all registers keep their names. */
+static bool copy_verbatim(struct making *m)
+{
+	bool high = false;
+
+	if (m->d.in.attributes & ZYDIS_ATTRIB_HAS_REX)
+		return false;
+	for (unsigned k = 0; k < m->d.in.operand_count; k++) {
+		const ZydisDecodedOperand *o = &m->d.op[k];
+		int n = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? decode_gpr_number(o->reg.value) : RAX;
+
+		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY || o->type == ZYDIS_OPERAND_TYPE_POINTER)
+			return false;
+		high |= n >= 16;
+		n = n >= 16 ? n - 16 : n;
+		if (n < 0 ? o->reg.value < ZYDIS_REGISTER_FLAGS || o->reg.value > ZYDIS_REGISTER_RFLAGS
+			  : host_of[n] != n)
+			return false;
+	}
+	for (unsigned k = 0; high && k < m->d.in.length; k++)
+		e8(&m->e, m->bytes[k]);
+	return high;
+}
+
+static bool divides(const struct making *m)
+{
+	return m->d.in.mnemonic == ZYDIS_MNEMONIC_DIV || m->d.in.mnemonic == ZYDIS_MNEMONIC_IDIV;
+}
+
+/* A division by a register: a window, for it may end in SIGFPE, and then the interpreter raises #DE. */
+static bool copy_division(struct making *m, const struct operands *ops)
+{
+	struct jit_site *s = jit_site_new(m, SITE_CALL, 0);
+
+	jit_only_slow(m, s);
+	copy_registers(m, ops);
+	s->end = s->cont = e_here(&m->e);
+	return true;
+}
+
 /* Instructions that may be copied, if their operands allow. */
 static bool copyable(const ZydisDecodedInstruction *in)
 {
@@ -401,6 +441,8 @@ static bool copyable(const ZydisDecodedInstruction *in)
 	case ZYDIS_MNEMONIC_RCR:
 	case ZYDIS_MNEMONIC_SHLD:
 	case ZYDIS_MNEMONIC_SHRD:
+	case ZYDIS_MNEMONIC_DIV:
+	case ZYDIS_MNEMONIC_IDIV:
 	case ZYDIS_MNEMONIC_IMUL:
 	case ZYDIS_MNEMONIC_MUL:
 	case ZYDIS_MNEMONIC_BSF:
@@ -483,6 +525,29 @@ static void stack_done(struct making *m, struct jit_site *s, int32_t change)
 	s->cont = e_here(&m->e);
 }
 
+/* PUSH of memory: the value waits in jit->tmp while the stack's place is looked up. */
+static bool op_push_memory(struct making *m)
+{
+	struct jit_site *s;
+	struct address a;
+
+	if (!jit_address_of(m, &m->d.op[0], &a))
+		return false;
+	s = jit_site_new(m, SITE_READ, 8);
+	jit_emit_address(m, &a);
+	jit_emit_probe(m, s);
+	e_load(&m->e, H_RCX);
+	s->end = e_here(&m->e);
+	e_gs(&m->e, OP_MOV_STORE, true, H_RCX, JIT_OFF(tmp));
+	s = stack_access(m, SITE_WRITE, -8);
+	e_gs(&m->e, OP_MOV_LOAD, true, H_RCX, JIT_OFF(tmp));
+	e_store(&m->e, H_RCX);
+	stack_done(m, s, -8);
+	/* The first part's slow side does the whole instruction. */
+	s[-1].cont = s->cont;
+	return true;
+}
+
 static bool op_push(struct making *m)
 {
 	const ZydisDecodedOperand *o = &m->d.op[0];
@@ -497,6 +562,8 @@ static bool op_push(struct making *m)
 	} else {
 		int n = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? decode_gpr_number(o->reg.value) : -1;
 
+		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY)
+			return op_push_memory(m);
 		if (n < 0)
 			return false;
 		s = stack_access(m, SITE_WRITE, -8);
@@ -675,6 +742,8 @@ bool jit_op(struct making *m)
 	case ZYDIS_MNEMONIC_NOP: return !(m->d.in.attributes & ZYDIS_ATTRIB_HAS_LOCK);
 	default: break;
 	}
+	if (m->d.in.meta.category == ZYDIS_CATEGORY_PREFETCH)
+		return !(m->d.in.attributes & ZYDIS_ATTRIB_HAS_LOCK);
 	if (m->d.in.attributes & (ZYDIS_ATTRIB_HAS_VEX | ZYDIS_ATTRIB_HAS_EVEX))
 		return jit_vector_op(m);
 	if (m->d.in.meta.category == ZYDIS_CATEGORY_COND_BR ||
@@ -683,8 +752,10 @@ bool jit_op(struct making *m)
 	if (!copyable(&m->d.in))
 		return jit_vector_op(m);
 	if (!sort_operands(m, &ops))
-		return false;
+		return !divides(m) && copy_verbatim(m);
 	if ((m->d.in.attributes & ZYDIS_ATTRIB_HAS_LOCK) && !ops.mem)
 		return false;
+	if (!ops.mem && divides(m))
+		return copy_division(m, &ops);
 	return ops.mem ? copy_memory(m, &ops) : copy_registers(m, &ops);
 }
