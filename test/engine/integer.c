@@ -326,8 +326,11 @@ CODE(divide_min, "movabs $0x8000000000000000, %rax\n cqo\n mov $-1, %rcx\n idiv 
 
 static void divide_errors(void **state)
 {
+	/* The library's own handler does this for a translated block; cmocka has put its own in its place. */
+	struct sigaction sa = {.sa_sigaction = segv_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
 	struct rig *r = long_rig(state);
 
+	sigaction(SIGFPE, &sa, NULL);
 	LOAD(r, divide);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
 	assert_int_equal(vector_of(r), EXC_DE);
