@@ -40,8 +40,15 @@
 #define JIT_BLOCK_MAX  40	  /* instructions */
 #define JIT_CODE_PAGES (1u << 22) /* bits of the filter of host pages with translated code */
 
-/* c->slow's upper bits: the coherence epoch, which a block's stamp must match. */
+/*
+ * c->slow's upper bits, which a block's stamp must match: the coherence epoch, and the MMU's generation, so that a
+ * change of address space and back finds the blocks of either still compared. Blocks on global pages do not look at
+ * the generation: what those addresses mean survives a CR3 load.
+ */
 #define JIT_EPOCH_SHIFT 8
+#define JIT_GEN_SHIFT	22
+#define JIT_EPOCHS	(1u << (JIT_GEN_SHIFT - JIT_EPOCH_SHIFT))
+#define JIT_MASK_GLOBAL (BIT(32 + JIT_GEN_SHIFT) - 1)
 #define SLOW_REASONS	((1u << JIT_EPOCH_SHIFT) - 1)
 
 /* Per privilege class: linear page -> host, for reads and for writes. `neg` is minus the page number, so that a
@@ -49,6 +56,7 @@
 struct jit_tlb {
 	uint64_t rneg[JIT_TLB], radd[JIT_TLB];
 	uint64_t wneg[JIT_TLB], wadd[JIT_TLB];
+	uint8_t rglobal[JIT_TLB], wglobal[JIT_TLB]; /* entries that a CR3 load leaves */
 };
 #define JIT_NO_PAGE 0x0101010101010101ULL
 
@@ -64,6 +72,7 @@ struct jit_block {
 	uint32_t body;
 	uint16_t len; /* guest bytes */
 	uint8_t insns, key;
+	bool global;	/* its page is */
 	bool dead;	/* its bytes changed: another block has its place */
 	uint32_t bytes; /* offset of the copy of its guest bytes in jit->bytes */
 };
@@ -91,7 +100,7 @@ struct jit_exit {
 
 struct jit {
 	/* -- What generated code reads: by gs -- */
-	uint64_t mask_index, mask_page, mask_jump; /* for pext */
+	uint64_t mask_index, mask_page, mask_jump, mask_global; /* for pext */
 	uint64_t self, helper, slow_thunk, exit_thunk, enter_target;
 	uint64_t tmp, lin;
 	uint64_t flags;		    /* ah, al of lahf; seto al */
@@ -109,8 +118,9 @@ struct jit {
 	    filled_site; /* the last site that the table was filled for, and when: a second time in a row */
 	uint64_t filled_at; /* means that the host faults there, which the interpreter deals with */
 	uint64_t gs_outside;
-	uint64_t seen_seq; /* of revocations, at the last epoch that began for one */
-	uint32_t *bucket;  /* JIT_BUCKETS: index + 1 */
+	uint8_t tlb_global[TLB_ENTRIES]; /* beside c->tlb: the page is global */
+	uint64_t seen_seq;		 /* of revocations, at the last epoch that began for one */
+	uint32_t *bucket;		 /* JIT_BUCKETS: index + 1 */
 	struct jit_block *block;
 	struct jit_site *site;
 	struct jit_exit *exit;
@@ -168,6 +178,12 @@ static inline bool jit_calm(const struct engine_cpu *c)
 	return likely(jit_word(c) << (32 - JIT_EPOCH_SHIFT) == 0);
 }
 
+/* What the block's stamp was, or will be, made of: the part of the word that it looks at. */
+static inline uint64_t jit_block_word(const struct engine_cpu *c, const struct jit_block *b)
+{
+	return b->global ? jit_word(c) & JIT_MASK_GLOBAL : jit_word(c);
+}
+
 /* -- jit_code.c -- */
 /* Maps the code memory at the first use; false: this cpu interprets. */
 bool jit_start(struct engine_cpu *c);
@@ -203,8 +219,10 @@ uint64_t jit_slow(struct engine_cpu *c, uint32_t site);
 /* -- jit_tlb.c -- */
 /* After c->tlb forgot everything, or everything but other generations. Async-signal-safe. */
 void jit_tlb_clear(struct engine_cpu *c);
-/* What linear addresses mean has changed: all of them, or one page's. */
+/* What linear addresses mean has changed: all of them, those that are not global (another generation now), or one
+ * page's. */
 void jit_new_mapping(struct engine_cpu *c);
+void jit_new_space(struct engine_cpu *c);
 void jit_new_page(struct engine_cpu *c, uint64_t lin);
 /* A store to the host page is about to be made by the slow path. */
 void jit_store_to(struct engine_cpu *c, const uint8_t *host);
@@ -213,6 +231,17 @@ bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
 /* A host page holds code that was translated: stores to it must be seen from now on. */
 void jit_code_page(struct engine_cpu *c, const uint8_t *host);
 bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host);
+/* c->tlb got an entry for the page. */
+static inline void jit_tlb_inserted(struct engine_cpu *c, uint64_t lin, bool global)
+{
+	if (c->jit)
+		c->jit->tlb_global[(lin >> PAGE_SHIFT) & (TLB_ENTRIES - 1)] = global;
+}
+/* True if the page, whose entry in c->tlb is current, is global. */
+static inline bool jit_is_global(const struct engine_cpu *c, uint64_t lin)
+{
+	return c->jit->tlb_global[(lin >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+}
 /* Every block's bytes are compared before it runs again. */
 void jit_new_epoch(struct engine_cpu *c);
 

@@ -57,6 +57,8 @@ static void emit_head(struct making *m)
 	struct jit_site *s = jit_site_new(m, SITE_ENTRY, 0);
 
 	e_gs(e, OP_MOV_LOAD, true, H_RCX, CPU_WORD);
+	if (m->b->global)
+		e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_global));
 	e_gs(e, OP_MOV_LOAD, true, H_R14, JIT_OFF(stamp) + 8 * m->block_id);
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
 	e8(e, 0xe3);
@@ -165,7 +167,10 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	exits = j->nexits;
 	m.block_id = j->nblocks;
 	m.b = &j->block[m.block_id];
-	*m.b = (struct jit_block){.rip = c->rip, .key = (uint8_t)jit_key(c), .bytes = j->bytes_used};
+	*m.b = (struct jit_block){.rip = c->rip,
+				  .key = (uint8_t)jit_key(c),
+				  .global = jit_is_global(c, c->rip),
+				  .bytes = j->bytes_used};
 	m.e = (struct emit){.j = j, .p = j->rw + j->used, .end = j->rw + j->used + BLOCK_ROOM};
 	m.b->entry = j->used;
 	emit_head(&m);

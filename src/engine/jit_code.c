@@ -68,6 +68,7 @@ static void set_constants(struct engine_cpu *c)
 	j->mask_page = ~PAGE_OFFSET_MASK;
 	j->mask_index = (uint64_t)(JIT_TLB - 1) << PAGE_SHIFT;
 	j->mask_jump = JIT_JUMPS - 1;
+	j->mask_global = JIT_MASK_GLOBAL;
 	j->self = (uint64_t)c;
 	j->helper = (uint64_t)jit_slow;
 	j->exit_id = JIT_NO_EXIT;

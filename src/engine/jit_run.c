@@ -26,7 +26,7 @@ static void flags_out(struct engine_cpu *c)
 
 /* -- Blocks that must be looked at before they run -- */
 
-/* True if the guest's bytes are still those of the block. May raise. */
+/* True if the guest's bytes, and whether their page is global, are still those of the block. May raise. */
 static bool same_code(struct engine_cpu *c, const struct jit_block *b)
 {
 	uint8_t buf[JIT_BLOCK_MAX * 15];
@@ -42,7 +42,7 @@ static bool same_code(struct engine_cpu *c, const struct jit_block *b)
 	if (left < 0)
 		access_bad(c);
 	jit_code_page(c, (uint8_t *)((uint64_t)host & ~PAGE_OFFSET_MASK));
-	return !memcmp(buf, j->bytes + b->bytes, b->len);
+	return !memcmp(buf, j->bytes + b->bytes, b->len) && (!b->global || jit_is_global(c, b->rip));
 }
 
 /* At a block's head: calm and compared, go on; else leave. */
@@ -62,7 +62,7 @@ static uint64_t enter_block(struct engine_cpu *c, struct jit_block *b)
 		return 0;
 	}
 	/* The word with everything but the epoch 0: a request that comes now is seen at the next head. */
-	j->stamp[id] = -((uint64_t)(c->slow & ~SLOW_REASONS) << 32);
+	j->stamp[id] = -((uint64_t)(c->slow & ~SLOW_REASONS) << 32 & (b->global ? JIT_MASK_GLOBAL : ~0ULL));
 	return (uint64_t)j->rx + b->body;
 }
 
@@ -84,7 +84,7 @@ static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, str
 	if (s->kind != SITE_CALL)
 		jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE);
 	if (!s->cont || c->rip != next || !c->code64 || jit_key(c) != key ||
-	    jit_word(c) + j->stamp[s->block] != 0)
+	    jit_block_word(c, b) + j->stamp[s->block] != 0)
 		return 0;
 	c->retired += left - 1;
 	flags_out(c);

@@ -36,12 +36,34 @@ SIGSAFE void jit_tlb_clear(struct engine_cpu *c)
 	}
 }
 
+/* Puts the current generation where blocks look at it. */
+static void set_generation(struct engine_cpu *c)
+{
+	c->slow = (c->slow & ((1u << JIT_GEN_SHIFT) - 1)) | (uint32_t)(c->tlb_key >> 2) << JIT_GEN_SHIFT;
+}
+
 void jit_new_mapping(struct engine_cpu *c)
 {
 	if (!c->jit || !c->jit->rw)
 		return;
 	jit_tlb_clear(c);
 	jit_new_epoch(c);
+	set_generation(c);
+}
+
+void jit_new_space(struct engine_cpu *c)
+{
+	if (!c->jit || !c->jit->rw)
+		return;
+	set_generation(c);
+	for (unsigned k = 0; k < JIT_CLASSES; k++) {
+		struct jit_tlb *t = &c->jit->tlb[k];
+
+		for (unsigned i = 0; i < JIT_TLB; i++) {
+			t->rneg[i] = t->rglobal[i] ? t->rneg[i] : JIT_NO_PAGE;
+			t->wneg[i] = t->wglobal[i] ? t->wneg[i] : JIT_NO_PAGE;
+		}
+	}
 }
 
 void jit_new_page(struct engine_cpu *c, uint64_t lin)
@@ -66,6 +88,7 @@ bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
 	/* In this order: generated code on this thread only, but engine_kick may come between any two. */
 	(write ? t->wneg : t->rneg)[i] = JIT_NO_PAGE;
 	(write ? t->wadd : t->radd)[i] = e->addend;
+	(write ? t->wglobal : t->rglobal)[i] = jit_is_global(c, lin);
 	(write ? t->wneg : t->rneg)[i] = -(lin >> PAGE_SHIFT);
 	atomic_signal_fence(memory_order_seq_cst);
 	if (atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) == seq)
@@ -119,15 +142,13 @@ void jit_code_page(struct engine_cpu *c, const uint8_t *host)
 
 void jit_new_epoch(struct engine_cpu *c)
 {
+	uint32_t field = (JIT_EPOCHS - 1) << JIT_EPOCH_SHIFT;
+	uint32_t epoch = (c->slow + (1u << JIT_EPOCH_SHIFT)) & field;
 	struct jit *j = c->jit;
-	uint32_t epoch = (c->slow >> JIT_EPOCH_SHIFT) + 1;
 
 	j->stats.bumps++;
-	if (epoch >> (32 - JIT_EPOCH_SHIFT)) {
-		/* The numbers begin again: no old stamp may match. */
-		for (uint32_t k = 0; k < j->nblocks; k++)
-			j->stamp[k] = 1;
-		epoch = 0;
-	}
-	c->slow = (c->slow & SLOW_REASONS) | epoch << JIT_EPOCH_SHIFT;
+	/* The numbers begin again: no old stamp may match. */
+	for (uint32_t k = 0; !epoch && k < j->nblocks; k++)
+		j->stamp[k] = 1;
+	c->slow = (c->slow & ~field) | epoch;
 }

@@ -105,6 +105,7 @@ static void tlb_insert(struct engine_cpu *c, const struct walk *w, enum mmu_clas
 	e->rtag = e->wtag = e->xtag = ~0ULL;
 	atomic_signal_fence(memory_order_seq_cst);
 	e->addend = (uint64_t)page->host - lin;
+	jit_tlb_inserted(c, lin, w->n && (w->level[w->n - 1].pte & PTE_G) && (c->cr4 & CR4_PGE));
 	if (w->shift > 12) {
 		c->tlb_large = true;
 		c->tlb_large_map |= large_bit(lin);
@@ -188,6 +189,7 @@ static uint64_t new_generation(struct engine_cpu *c)
 		tlb_clear(c);
 		memset(c->pcid_gen, 0, sizeof(c->pcid_gen));
 		c->tlb_gen = 1;
+		jit_new_mapping(c);
 	}
 	return c->tlb_gen;
 }
@@ -210,7 +212,7 @@ static void use_generation(struct engine_cpu *c, uint64_t gen)
 	*pcid_slot(c, pcid) = (uint64_t)(pcid + 1) << 16 | gen;
 	c->tlb_key = gen << CLASS_BITS | access_class(c, ACC_READ);
 	fetch_forget(c);
-	jit_new_mapping(c);
+	jit_new_space(c);
 }
 
 void mmu_flush_all(struct engine_cpu *c)
@@ -219,6 +221,7 @@ void mmu_flush_all(struct engine_cpu *c)
 	c->tlb_large = false;
 	c->tlb_large_map = 0;
 	use_generation(c, new_generation(c));
+	jit_new_mapping(c);
 }
 
 /* Also right for global pages and other PCIDs: they share the slot that is cleared. */

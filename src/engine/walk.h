@@ -11,6 +11,7 @@
 #define PTE_A	BIT(5)
 #define PTE_D	BIT(6)
 #define PTE_PS	BIT(7)
+#define PTE_G	BIT(8)
 #define PTE_NX	BIT(63)
 #define PF_P	1u
 #define PF_W	2u
