@@ -128,7 +128,8 @@ static void poll_wait(struct vcpu *v, const struct poll *p, const uint32_t *port
 	bool pending = false;
 
 	atomic_store(&v->unhalted, false);
-	atomic_store(&v->xen.poll, p->nr == 1 ? (int64_t)ports[0] : -1); /* before the look; pairs with xen_send */
+	atomic_store(&v->xen.poll,
+		     p->nr == 1 ? (int64_t)ports[0] : -1); /* before the look; pairs with xen_send */
 	for (uint32_t i = 0; i < p->nr; i++)
 		pending |= xen_port_pending(v, ports[i]);
 	if (pending) {
