@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # The kernel's own KVM selftests on userkvm.
 #	tools/selftests.sh VARIANT-FOLDER [PROGRAM...]     (PROGRAM as in `make selftests T=dirty_log_test`)
+#	tools/selftests.sh VARIANT-FOLDER short            the quick ones, for `make check`: none of them may skip
 # Unpacks and builds tools/testing/selftests/kvm of Debian's linux-source-6.1 into build/selftests, unmodified; runs each
 # program under VARIANT/userkvm, two at a time. The whole suite on the plain build writes doc/selftests.md.
 # Fails if a program fails, or skips without being in the list below.
@@ -50,6 +51,33 @@ modes() {
 	kvm_page_table_test|-s shmem
 	memslot_modification_stress_test|-v 2 -b 64M
 	x86_64/nx_huge_pages_test|-t 887563923 -p 100 -r
+	END
+}
+# What `make check` runs: less than two seconds each.
+short() {
+	cat <<-'END'
+	demand_paging_test|-u MINOR -s shmem -v 2 -b 64M
+	demand_paging_test|-u MISSING -v 2 -b 64M
+	dirty_log_test|-M clear-log -i 4 -I 50
+	dirty_log_test|-M dirty-log -i 4 -I 50
+	kvm_binary_stats_test|
+	memslot_modification_stress_test|-v 2 -b 64M
+	steal_time|
+	x86_64/cpuid_test|
+	x86_64/debug_regs|
+	x86_64/fix_hypercall_test|
+	x86_64/hyperv_clock|
+	x86_64/hyperv_features|
+	x86_64/kvm_pv_test|
+	x86_64/pmu_event_filter_test|
+	x86_64/smm_test|
+	x86_64/state_test|
+	x86_64/sync_regs_test|
+	x86_64/userspace_io_test|
+	x86_64/userspace_msr_exit_test|
+	x86_64/xapic_ipi_test|-s 1
+	x86_64/xapic_state_test|
+	x86_64/xen_vmcall_test|
 	END
 }
 # What may skip, and why it is right that it does.
@@ -134,10 +162,13 @@ mkdir -p "$S"
 unpack && build || exit 1
 rm -rf "$R" && mkdir -p "$R"
 { programs | sed 's/$/|/'; modes; } | sort -t'|' -k1,1 -k2,2 >"$R/list"
-if [ $# -gt 0 ]; then
+if [ "${1:-}" = short ]; then
+	short >"$R/list"
+elif [ $# -gt 0 ]; then
 	for t in "$@"; do grep -E "^(x86_64/)?$t\|" "$R/list"; done >"$R/list.part"
 	mv "$R/list.part" "$R/list"
 fi
+[ -s "$R/list" ] || { echo "selftests: no such program" >&2; exit 1; }
 start=$(date +%s)
 awk -F'|' '{ printf "%03d%c%s%c%s%c", NR, 0, $1, 0, $2, 0 }' "$R/list" | xargs -0 -n3 -P2 bash -c 'run_one "$@"' -
 cat "$R"/[0-9][0-9][0-9] >"$R/all"
