@@ -35,7 +35,7 @@ once() { # ACCEL-NAME CPU LAUNCHER... : nanoseconds from start to the guest's in
 	acc=$1 cpu=$2
 	shift 2
 	t0=$(date +%s%N)
-	timeout -k 2 45 "$@" qemu-system-x86_64 -M microvm,accel=$acc -cpu "$cpu" -m 512 -nodefaults -no-reboot -display none \
+	timeout -k 2 45 "$@" qemu-system-x86_64 -M microvm,rtc=on,accel=$acc -cpu "$cpu" -m 512 -nodefaults -no-reboot -display none \
 		-serial stdio -kernel $A/cloud/vmlinuz -initrd $A/initrd.gz -append "console=ttyS0 panic=-1 reboot=t" \
 		</dev/null 2>/dev/null | while IFS= read -r l; do
 		case $l in *userkvm-guest:\ init*) echo $(($(date +%s%N) - t0)) ;; esac
@@ -45,7 +45,7 @@ best() { sort -n | head -1; }
 
 bench_boot() {
 	tools/assets.sh cloud && tools/assets.sh initrd || return 1
-	echo "== Debian cloud kernel to init, -M microvm, 1 vCPU: seconds by the host's clock, best of 3 =="
+	echo "== Debian cloud kernel to init, -M microvm,rtc=on, 1 vCPU: seconds by the host's clock, best of 3 =="
 	ours=$(for _ in 1 2 3; do once kvm host "$B/userkvm" run; done | best)
 	tcg=$(for _ in 1 2 3; do once tcg max env; done | best)
 	# TCG's boot of a microvm hangs now and then; a run that does not end in 45 s does not count.

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# make demo: Debian's cloud kernel in Debian's unmodified QEMU (-M microvm,accel=kvm) on userkvm.
+# make demo: Debian's cloud kernel in Debian's unmodified QEMU (-M microvm,accel=kvm) on userkvm. With an RTC, which TCG's
+# microvm has by default: a kernel without one looks for it for a second.
 # make demo-shell: the same with a shell in the guest.
 set -eu
 cd "$(dirname "$0")/.."
@@ -9,7 +10,7 @@ tools/assets.sh initrd
 A=build/assets
 append="console=ttyS0 panic=-1 reboot=t"
 [ "${1:-demo}" = demo-shell ] && append="$append quiet userkvm.shell"
-cmd="qemu-system-x86_64 -M microvm,accel=kvm -cpu host -m 512 -nodefaults -no-reboot -display none -serial stdio"
+cmd="qemu-system-x86_64 -M microvm,rtc=on,accel=kvm -cpu host -m 512 -nodefaults -no-reboot -display none -serial stdio"
 echo "build/userkvm run $cmd -kernel $A/cloud/vmlinuz -initrd $A/initrd.gz -append '$append'"
 log=build/demo.log
 start=$(date +%s%N)
