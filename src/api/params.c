@@ -133,7 +133,7 @@ static int text_of(const struct param *p, char text[TEXT_MAX])
 
 struct writer {
 	const struct param *param;
-	char *map; /* ours, TEXT_MAX bytes */
+	char *map; /* ours: TEXT_MAX bytes of value, and what was appended */
 	char seen[TEXT_MAX];
 };
 
@@ -146,6 +146,7 @@ static int set(struct writer *w, char text[TEXT_MAX])
 	if (!r) {
 		text_of(w->param, w->seen);
 		memcpy(w->map, w->seen, TEXT_MAX);
+		w->map[TEXT_MAX] = 0;
 	}
 	return r;
 }
@@ -170,7 +171,7 @@ static void param_release(void *object)
 	struct writer *w = object;
 	char text[TEXT_MAX];
 
-	memcpy(text, w->map, TEXT_MAX);
+	memcpy(text, w->map[TEXT_MAX] ? w->map + TEXT_MAX : w->map, TEXT_MAX);
 	text[TEXT_MAX - 1] = 0;
 	if (memcmp(text, w->seen, TEXT_MAX) && set(w, text))
 		base_log(LOG_INFO, "%s: \"%s\" is no value", w->param->name, text);
@@ -182,6 +183,7 @@ static void param_release(void *object)
 static const struct file_class param_file_class = {
     .name = "parameter",
     .global = true,
+    .grows = true,
     .write = param_write,
     .release = param_release,
 };

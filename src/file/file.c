@@ -213,8 +213,8 @@ static void fd_path(char path[PATH_MAX_FD], int fd)
 	snprintf(path, PATH_MAX_FD, "/proc/thread-self/fd/%d", fd);
 }
 
-/* A memfd of fixed size; the VMM cannot shrink it under us. */
-static int make_memfd(const char *name, size_t size)
+/* A memfd of fixed size, unless it grows; the VMM cannot shrink it under us. */
+static int make_memfd(const char *name, size_t size, bool grows)
 {
 	long fd, r = 0;
 
@@ -226,7 +226,7 @@ static int make_memfd(const char *name, size_t size)
 	if (size) {
 		r = sys_call(SYS_ftruncate, fd, size);
 		if (!r)
-			r = sys_call(SYS_fcntl, fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW);
+			r = sys_call(SYS_fcntl, fd, F_ADD_SEALS, F_SEAL_SHRINK | (grows ? 0 : F_SEAL_GROW));
 	}
 	if (r) {
 		sys_call(SYS_close, fd);
@@ -275,7 +275,7 @@ int file_prepare(struct file **out, const struct file_class *cls, const char *na
 	f->doubts = 0;
 	f->object = NULL;
 	f->generation = owner_generation();
-	r = make_memfd(name, size);
+	r = make_memfd(name, size, cls->grows);
 	if (r >= 0) {
 		f->setup_fd = r;
 		r = attach(f, r);

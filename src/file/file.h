@@ -24,6 +24,7 @@ struct file_class {
 	const char *name; /* in log lines */
 	/* Belongs to nobody's memory (KVM: /dev/kvm itself): its ioctls work in a forked child too. */
 	bool global;
+	bool grows; /* what libc's streams append lies behind the content, which is less than a page */
 	/* NULL: -ENOTTY. Runs with the file pinned, no lock held. */
 	long (*ioctl)(struct file *f, uint32_t request, unsigned long arg);
 	/* Before it: 0, or -errno. NULL: always. */

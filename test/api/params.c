@@ -83,11 +83,12 @@ static void refusals(void **state)
 	assert_int_equal(errno, ENOENT);
 }
 
-/* By write(2), and by a stream. Seen to fail without the comparison in param_release of params.c (stream), and with
- * every text taken (-EINVAL). WORKS: nx_huge_pages | written as with sysfs, acts on every VM of the process */
+/* By write(2), by a stream and by one that appends, as `tee -a` does. Seen to fail without the comparison in
+ * param_release of params.c (stream), with the file's size sealed (append), and with every text taken (-EINVAL). WORKS: nx_huge_pages | written as with sysfs, acts on every VM of the process */
 static void writes(void **state)
 {
 	FILE *f;
+	int fd;
 
 	assert_int_equal(value(NX), 'N');
 	assert_int_equal(put("1\n"), 0);
@@ -103,6 +104,16 @@ static void writes(void **state)
 	assert_true(fputs("force\n", f) >= 0);
 	assert_int_equal(fclose(f), 0);
 	RU_UNTIL(value(NX) == 'Y');
+	f = fopen(NX, "a");
+	assert_non_null(f);
+	assert_true(fputs("0\n", f) >= 0);
+	assert_int_equal(fclose(f), 0);
+	RU_UNTIL(value(NX) == 'N');
+	fd = open(NX, O_WRONLY | O_APPEND | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, "1", 1), 1);
+	assert_int_equal(value(NX), 'Y');
+	assert_int_equal(close(fd), 0);
 	assert_int_equal(put("n"), 0);
 }
 
