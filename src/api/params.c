@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 
 #include "api/kvm.h"
@@ -13,13 +14,15 @@
 #define TEXT_MAX 32
 
 static _Atomic bool nx_huge_pages;
+static _Atomic unsigned recovery_period,
+    recovery_ratio = 60;     /* of huge pages that were split: there are none */
 static _Atomic long writers; /* open files that may be written */
 
 /*
  * As set_nx_huge_pages of KVM: every VM loses the translations that it has, under its slots_lock, while no lock
  * of the list is held.
  */
-static int set_nx_huge_pages(const char *text)
+static int set_nx_huge_pages(_Atomic unsigned *number, const char *text)
 {
 	bool on;
 
@@ -41,41 +44,61 @@ static int set_nx_huge_pages(const char *text)
 	return 0;
 }
 
+/* As kstrtouint: any base, one sign at most, nothing behind it. */
+static int set_number(_Atomic unsigned *number, const char *text)
+{
+	const char *digits = text + (text[0] == '+');
+	unsigned long n;
+	char *end;
+
+	if (digits[0] < '0' || digits[0] > '9')
+		return -EINVAL;
+	errno = 0;
+	n = strtoul(digits, &end, 0);
+	if (*end)
+		return -EINVAL;
+	if (errno || n > UINT32_MAX)
+		return -ERANGE;
+	atomic_store(number, (unsigned)n);
+	return 0;
+}
+
 enum module { KVM, KVM_INTEL, KVM_AMD };
 static const char *const modules[] = {"kvm", "kvm_intel", "kvm_amd"};
 
-/* A parameter's value is constant, or where `value` points; only one with `set` may be written. */
+/* A parameter's value is constant, or where `value` or `number` points; only one with `set` may be written. */
 static const struct param {
 	enum module module;
 	const char *name, *text;
 	_Atomic bool *value;
-	int (*set)(const char *text);
+	int (*set)(_Atomic unsigned *number, const char *text);
+	_Atomic unsigned *number;
 } params[] = {
-    {KVM, "enable_pmu", "Y", NULL, NULL},
-    {KVM, "enable_vmware_backdoor", "N", NULL, NULL},
-    {KVM, "flush_on_reuse", "N", NULL, NULL},
-    {KVM, "force_emulation_prefix", "0", NULL, NULL},
-    {KVM, "halt_poll_ns", "0", NULL, NULL}, /* a halted vCPU sleeps at once */
-    {KVM, "ignore_msrs", "N", NULL, NULL},
-    {KVM, "nx_huge_pages", NULL, &nx_huge_pages, set_nx_huge_pages},
-    {KVM, "nx_huge_pages_recovery_period_ms", "0", NULL, NULL}, /* nothing is split, so nothing recovers */
-    {KVM, "nx_huge_pages_recovery_ratio", "0", NULL, NULL},
-    {KVM, "report_ignored_msrs", "N", NULL, NULL},
-    {KVM, "tdp_mmu", "N", NULL, NULL},
+    {KVM, "enable_pmu", "Y", NULL, NULL, NULL},
+    {KVM, "enable_vmware_backdoor", "N", NULL, NULL, NULL},
+    {KVM, "flush_on_reuse", "N", NULL, NULL, NULL},
+    {KVM, "force_emulation_prefix", "0", NULL, NULL, NULL},
+    {KVM, "halt_poll_ns", "0", NULL, NULL, NULL}, /* a halted vCPU sleeps at once */
+    {KVM, "ignore_msrs", "N", NULL, NULL, NULL},
+    {KVM, "nx_huge_pages", NULL, &nx_huge_pages, set_nx_huge_pages, NULL},
+    {KVM, "nx_huge_pages_recovery_period_ms", NULL, NULL, set_number, &recovery_period},
+    {KVM, "nx_huge_pages_recovery_ratio", NULL, NULL, set_number, &recovery_ratio},
+    {KVM, "report_ignored_msrs", "N", NULL, NULL, NULL},
+    {KVM, "tdp_mmu", "N", NULL, NULL, NULL},
     /* What the guest can do here is what it can do with these on; what VMX lends a host for speed is off. */
-    {KVM_INTEL, "allow_smaller_maxphyaddr", "N", NULL, NULL},
-    {KVM_INTEL, "emulate_invalid_guest_state", "Y", NULL, NULL},
-    {KVM_INTEL, "enable_apicv", "N", NULL, NULL},
-    {KVM_INTEL, "ept", "Y", NULL, NULL},
-    {KVM_INTEL, "nested", "N", NULL, NULL},
-    {KVM_INTEL, "pml", "N", NULL, NULL},
-    {KVM_INTEL, "sgx", "N", NULL, NULL},
-    {KVM_INTEL, "unrestricted_guest", "Y", NULL, NULL},
-    {KVM_AMD, "avic", "N", NULL, NULL},
-    {KVM_AMD, "nested", "0", NULL, NULL},
-    {KVM_AMD, "npt", "Y", NULL, NULL},
-    {KVM_AMD, "sev", "N", NULL, NULL},
-    {KVM_AMD, "sev_es", "N", NULL, NULL},
+    {KVM_INTEL, "allow_smaller_maxphyaddr", "N", NULL, NULL, NULL},
+    {KVM_INTEL, "emulate_invalid_guest_state", "Y", NULL, NULL, NULL},
+    {KVM_INTEL, "enable_apicv", "N", NULL, NULL, NULL},
+    {KVM_INTEL, "ept", "Y", NULL, NULL, NULL},
+    {KVM_INTEL, "nested", "N", NULL, NULL, NULL},
+    {KVM_INTEL, "pml", "N", NULL, NULL, NULL},
+    {KVM_INTEL, "sgx", "N", NULL, NULL, NULL},
+    {KVM_INTEL, "unrestricted_guest", "Y", NULL, NULL, NULL},
+    {KVM_AMD, "avic", "N", NULL, NULL, NULL},
+    {KVM_AMD, "nested", "0", NULL, NULL, NULL},
+    {KVM_AMD, "npt", "Y", NULL, NULL, NULL},
+    {KVM_AMD, "sev", "N", NULL, NULL, NULL},
+    {KVM_AMD, "sev_es", "N", NULL, NULL, NULL},
 };
 
 /* The name behind MODULE/parameters/ of one of our modules, and which; NULL if it is not one. */
@@ -126,6 +149,8 @@ static int text_of(const struct param *p, char text[TEXT_MAX])
 {
 	const char *value = p->value ? (atomic_load(p->value) ? "Y" : "N") : p->text;
 
+	if (p->number)
+		return snprintf(text, TEXT_MAX, "%u\n", atomic_load(p->number));
 	return snprintf(text, TEXT_MAX, "%s\n", value);
 }
 
@@ -142,7 +167,7 @@ static int set(struct writer *w, char text[TEXT_MAX])
 	int r;
 
 	text[strcspn(text, "\n")] = 0;
-	r = w->param->set(text);
+	r = w->param->set(w->param->number, text);
 	if (!r) {
 		text_of(w->param, w->seen);
 		memcpy(w->map, w->seen, TEXT_MAX);

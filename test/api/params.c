@@ -42,7 +42,8 @@ static int put(const char *text)
 }
 
 /* The kernel's selftests read these; a module of the other vendor is not there. Seen to fail with the vendor not
- * asked in find of params.c. WORKS: module parameters | what VMMs and tests read of kvm, kvm_intel and kvm_amd */
+ * asked in find of params.c.
+ * WORKS: module parameters | what VMMs and tests read of kvm, kvm_intel and kvm_amd */
 static void reads(void **state)
 {
 	bool intel = access("/sys/module/kvm_intel/parameters/ept", F_OK) == 0;
@@ -83,8 +84,18 @@ static void refusals(void **state)
 	assert_int_equal(errno, ENOENT);
 }
 
+static void append(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "a");
+
+	assert_non_null(f);
+	assert_true(fputs(text, f) >= 0);
+	assert_int_equal(fclose(f), 0);
+}
+
 /* By write(2), by a stream and by one that appends, as `tee -a` does. Seen to fail without the comparison in
- * param_release of params.c (stream), with the file's size sealed (append), and with every text taken (-EINVAL). WORKS: nx_huge_pages | written as with sysfs, acts on every VM of the process */
+ * param_release of params.c (stream), with the file's size sealed (append), and with every text taken (-EINVAL).
+ * WORKS: nx_huge_pages | written as with sysfs, acts on every VM of the process */
 static void writes(void **state)
 {
 	FILE *f;
@@ -104,10 +115,7 @@ static void writes(void **state)
 	assert_true(fputs("force\n", f) >= 0);
 	assert_int_equal(fclose(f), 0);
 	RU_UNTIL(value(NX) == 'Y');
-	f = fopen(NX, "a");
-	assert_non_null(f);
-	assert_true(fputs("0\n", f) >= 0);
-	assert_int_equal(fclose(f), 0);
+	append(NX, "0\n");
 	RU_UNTIL(value(NX) == 'N');
 	fd = open(NX, O_WRONLY | O_APPEND | O_CLOEXEC);
 	assert_true(fd >= 0);
@@ -115,6 +123,41 @@ static void writes(void **state)
 	assert_int_equal(value(NX), 'Y');
 	assert_int_equal(close(fd), 0);
 	assert_int_equal(put("n"), 0);
+}
+
+static unsigned number(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	unsigned n = 0;
+
+	KU_CHECK(f && fscanf(f, "%u", &n) == 1 && fclose(f) == 0);
+	return n;
+}
+
+/* Nothing is ever split, so they rule nothing; nx_huge_pages_test.sh sets them, and puts back what it found. Seen to
+ * fail with the digits not looked at in set_number ("-1" taken). */
+static void numbers(void **state)
+{
+	static const char path[] = KVM_PARAM "nx_huge_pages_recovery_ratio";
+	static const char *const bad[] = {"-1", "", "1x", " 1", "++1", "0x"};
+	int fd;
+
+	assert_int_equal(number(KVM_PARAM "nx_huge_pages_recovery_period_ms"), 0);
+	assert_int_equal(number(path), 60);
+	append(path, "1\n");
+	RU_UNTIL(number(path) == 1);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(write(fd, bad[i], strlen(bad[i]) + !bad[i][0]), -1);
+		assert_int_equal(errno, EINVAL);
+	}
+	assert_int_equal(write(fd, "4294967296", 10), -1);
+	assert_int_equal(errno, ERANGE);
+	assert_int_equal(number(path), 1);
+	assert_int_equal(write(fd, "0x3c\n", 5), 5);
+	assert_int_equal(number(path), 60);
+	assert_int_equal(close(fd), 0);
 }
 
 /* -- The walk, while everything that it meets is busy -- */
@@ -182,10 +225,8 @@ static void walk(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(reads),
-	    cmocka_unit_test(refusals),
-	    cmocka_unit_test(writes),
-	    cmocka_unit_test(walk),
+	    cmocka_unit_test(reads),   cmocka_unit_test(refusals), cmocka_unit_test(writes),
+	    cmocka_unit_test(numbers), cmocka_unit_test(walk),
 	};
 
 	if (ku_oracle()) {
