@@ -8,6 +8,7 @@ shift 2
 [ $# -gt 0 ] || set -- $(grep -l 'torture: [a-z]' test/*/*.c | sed 's/^test\///; s/\(_part\)\{0,1\}\.c$//' | sort -u)
 rc=0
 for t in "$@"; do
+	rm -f "$B/log/$t.log" "$B/log/$t"-*.log
 	# A program may hold several races; none gets more than TIME, with as much again for what is around it.
 	USERKVM_TORTURE=$time TEST_TIMEOUT=$((time * 20 + 240)) tools/check.sh "$B" "$t" || rc=1
 	grep -h '^torture: ' "$B/log/$t.log" "$B/log/$t"-*.log 2>/dev/null

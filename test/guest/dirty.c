@@ -237,6 +237,8 @@ static void stamped(struct env *e, void (*by)(struct env *e), const char *name)
 	}
 	assert_int_equal(atomic_load(&other_exits), 0);
 	assert_true(e->rounds > 5 && e->pages > 200);
+	if (torture_seconds())
+		printf("torture: %s: %lu of %lu writes\n", name, written(e), wanted);
 	torture_end(&t, name);
 }
 
