@@ -133,7 +133,7 @@ CODE(p_flags,
      "1b\n pushf\n pop %r10\n hlt");
 CODE(p_atomic,
      "mov $40, %ebx\n 1: lock xadd %rbx, (%rdi)\n mov %r12, %rax\n lock cmpxchg %r13, 8(%rdi)\n"
-     "xchg %r14, 16(%rdi)\n lock bts $5, 24(%rdi)\n lock incl 32(%rdi)\n cmpxchg %rdx, %r15\n"
+     "xchg %r14, 16(%rdi)\n lock btsq $5, 24(%rdi)\n lock incl 32(%rdi)\n cmpxchg %rdx, %r15\n"
      "xadd %r8, %r13\n mov (%rdi), %rbx\n and $0x3f, %ebx\n inc %r9d\n cmp $40, %r9d\n jb 1b\n hlt");
 CODE(p_muldiv, "mov $30, %ebx\n mov $7, %r12d\n 1: lea 3(%rbx,%rbx,2), %rax\n mul %r12\n imul %rbx, %r13\n "
 	       "imul $77, %r14, %r15\n"

@@ -100,49 +100,50 @@ static void assert_told(struct rig *r, const char *what, int calls)
 /* -- One instruction at a time -- */
 
 /* At the start: rbx, r8, r9, rdi = tracked addresses, rsi = bytes that are not; rcx = 16. */
-#define ROWS(X)                                                                                              \
-	X("mov", "movb %al, (%rbx)\n movw %ax, 2(%rbx)\n movl %eax, 4(%rbx)\n movq %rax, 8(%rbx)", 4)        \
-	X("mov twice", "movl %eax, (%rbx)\n movl %ecx, (%rbx)\n movl %eax, 4(%rbx)", 3)                      \
-	X("mov imm", "movq $-5, (%rbx)\n movnti %rax, 8(%rbx)", 2)                                           \
-	X("straddle", "movq %rax, (%r8)", 2)                                                                 \
-	X("straddle apart", "movl %eax, (%r9)", 2)                                                           \
-	X("rmw", "addl $3, (%rbx)\n notq (%rbx)\n shlw $2, (%rbx)\n btsl $5, (%rbx)\n incb 1(%rbx)", 5)      \
-	X("rmw straddle", "addq %rax, (%r8)", 2)                                                             \
-	X("locked", "lock addl $3, (%rbx)\n lock xaddq %rax, (%rbx)\n xchgl %eax, (%rbx)", 3)                \
-	X("locked bit", "lock btsq $40, (%rbx)\n lock notl (%rbx)", 2)                                       \
-	X("locked straddle", "lock incq (%r8)", 2)                                                           \
-	X("locked apart", "lock addl %eax, (%r9)", 2)                                                        \
-	X("cmpxchg",                                                                                         \
-	  "mov (%rbx), %rax\n lock cmpxchgq %rcx, (%rbx)\n inc %rax\n"                                       \
-	  "cmpxchgl %esi, (%rbx)",                                                                           \
-	  2)                                                                                                 \
-	X("cmpxchg8b", "mov (%rbx), %eax\n mov 4(%rbx), %edx\n lock cmpxchg8b (%rbx)", 1)                    \
-	X("cmpxchg16b", "mov (%rbx), %rax\n mov 8(%rbx), %rdx\n lock cmpxchg16b (%rbx)", 1)                  \
-	X("push", "mov %rbx, %rsp\n push %rax\n pushw $7\n push %fs", 3)                                     \
-	X("call", "mov %rbx, %rsp\n call 1f\n 1: nop", 1)                                                    \
-	X("enter", "mov %rbx, %rsp\n enter $32, $0", 1)                                                      \
-	X("pop mem", "mov %rsi, %rsp\n popq (%rbx)", 1)                                                      \
-	X("stos", "stosl", 1)                                                                                \
-	X("rep stos", "rep stosq", 16)                                                                       \
-	X("rep stos over a page", "mov %r8, %rdi\n rep stosl", 17)                                           \
-	X("rep movs", "rep movsb", 16)                                                                       \
-	X("rep movs apart", "mov %r9, %rdi\n mov $5, %ecx\n rep movsw", 5)                                   \
-	X("rep movs back", "std\n rep movsb\n cld", 16)                                                      \
-	X("ins", "mov $0x80, %edx\n insl", 1)                                                                \
-	X("others", "setz (%rbx)\n sgdt 16(%rbx)\n smsw 40(%rbx)\n mov %ds, 48(%rbx)", -1)                   \
-	X("sse",                                                                                             \
-	  "movups (%rsi), %xmm0\n movups %xmm0, (%rbx)\n movq %xmm0, 32(%rbx)\n"                             \
-	  "movss %xmm0, 48(%rbx)\n movhps %xmm0, 56(%rbx)",                                                  \
-	  4)                                                                                                 \
-	X("sse straddle", "movups (%rsi), %xmm0\n movups %xmm0, (%r8)\n movups %xmm0, (%r9)", 4)             \
-	X("maskmov", "movups (%rsi), %xmm0\n movups 16(%rsi), %xmm1\n maskmovdqu %xmm1, %xmm0", -1)          \
-	X("mxcsr", "movups (%rsi), %xmm0\n stmxcsr (%rbx)", 1)                                               \
-	X("x87", "fninit\n fld1\n fstl (%rbx)\n fists 16(%rbx)\n fstpt 32(%rbx)\n fnstcw 48(%rbx)", 4)       \
-	X("x87 environment", "fninit\n fnstenv (%rbx)\n fnsave 128(%rbx)", -1)                               \
-	X("x87 straddle", "fldpi\n fstpt (%r8)", 2)                                                          \
-	X("fxsave", "fxsave64 (%rbx)", -1)                                                                   \
-	X("xsave", "mov $3, %eax\n xor %edx, %edx\n xsave64 (%rbx)", -1)                                     \
-	X("loads", "mov (%rbx), %rax\n lodsb\n movups (%r8), %xmm0\n cmpxchg %rax, %rcx\n bt $3, (%rbx)", 0) \
+#define ROWS(X)                                                                                            \
+	X("mov", "movb %al, (%rbx)\n movw %ax, 2(%rbx)\n movl %eax, 4(%rbx)\n movq %rax, 8(%rbx)", 4)      \
+	X("mov twice", "movl %eax, (%rbx)\n movl %ecx, (%rbx)\n movl %eax, 4(%rbx)", 3)                    \
+	X("mov imm", "movq $-5, (%rbx)\n movnti %rax, 8(%rbx)", 2)                                         \
+	X("straddle", "movq %rax, (%r8)", 2)                                                               \
+	X("straddle apart", "movl %eax, (%r9)", 2)                                                         \
+	X("rmw", "addl $3, (%rbx)\n notq (%rbx)\n shlw $2, (%rbx)\n btsl $5, (%rbx)\n incb 1(%rbx)", 5)    \
+	X("rmw straddle", "addq %rax, (%r8)", 2)                                                           \
+	X("locked", "lock addl $3, (%rbx)\n lock xaddq %rax, (%rbx)\n xchgl %eax, (%rbx)", 3)              \
+	X("locked bit", "lock btsq $40, (%rbx)\n lock notl (%rbx)", 2)                                     \
+	X("locked straddle", "lock incq (%r8)", 2)                                                         \
+	X("locked apart", "lock addl %eax, (%r9)", 2)                                                      \
+	X("cmpxchg",                                                                                       \
+	  "mov (%rbx), %rax\n lock cmpxchgq %rcx, (%rbx)\n inc %rax\n"                                     \
+	  "cmpxchgl %esi, (%rbx)",                                                                         \
+	  2)                                                                                               \
+	X("cmpxchg8b", "mov (%rbx), %eax\n mov 4(%rbx), %edx\n lock cmpxchg8b (%rbx)", 1)                  \
+	X("cmpxchg16b", "mov (%rbx), %rax\n mov 8(%rbx), %rdx\n lock cmpxchg16b (%rbx)", 1)                \
+	X("push", "mov %rbx, %rsp\n push %rax\n pushw $7\n push %fs", 3)                                   \
+	X("call", "mov %rbx, %rsp\n call 1f\n 1: nop", 1)                                                  \
+	X("enter", "mov %rbx, %rsp\n enter $32, $0", 1)                                                    \
+	X("pop mem", "mov %rsi, %rsp\n popq (%rbx)", 1)                                                    \
+	X("stos", "stosl", 1)                                                                              \
+	X("rep stos", "rep stosq", 16)                                                                     \
+	X("rep stos over a page", "mov %r8, %rdi\n rep stosl", 17)                                         \
+	X("rep movs", "rep movsb", 16)                                                                     \
+	X("rep movs apart", "mov %r9, %rdi\n mov $5, %ecx\n rep movsw", 5)                                 \
+	X("rep movs back", "std\n rep movsb\n cld", 16)                                                    \
+	X("ins", "mov $0x80, %edx\n insl", 1)                                                              \
+	X("others", "setz (%rbx)\n sgdt 16(%rbx)\n smsw 40(%rbx)\n mov %ds, 48(%rbx)", -1)                 \
+	X("sse",                                                                                           \
+	  "movups (%rsi), %xmm0\n movups %xmm0, (%rbx)\n movq %xmm0, 32(%rbx)\n"                           \
+	  "movss %xmm0, 48(%rbx)\n movhps %xmm0, 56(%rbx)",                                                \
+	  4)                                                                                               \
+	X("sse straddle", "movups (%rsi), %xmm0\n movups %xmm0, (%r8)\n movups %xmm0, (%r9)", 4)           \
+	X("maskmov", "movups (%rsi), %xmm0\n movups 16(%rsi), %xmm1\n maskmovdqu %xmm1, %xmm0", -1)        \
+	X("mxcsr", "movups (%rsi), %xmm0\n stmxcsr (%rbx)", 1)                                             \
+	X("x87", "fninit\n fld1\n fstl (%rbx)\n fists 16(%rbx)\n fstpt 32(%rbx)\n fnstcw 48(%rbx)", 4)     \
+	X("x87 environment", "fninit\n fnstenv (%rbx)\n fnsave 128(%rbx)", -1)                             \
+	X("x87 straddle", "fldpi\n fstpt (%r8)", 2)                                                        \
+	X("fxsave", "fxsave64 (%rbx)", -1)                                                                 \
+	X("xsave", "mov $3, %eax\n xor %edx, %edx\n xsave64 (%rbx)", -1)                                   \
+	X("loads", "mov (%rbx), %rax\n lodsb\n movups (%r8), %xmm0\n cmpxchg %rax, %rcx\n btq $3, (%rbx)", \
+	  0)                                                                                               \
 	X("others' pages", "movq %rax, (%rsi)\n lock incl 8(%rsi)\n push %rax", 0)
 
 /* The rows' code, one after the other, with the address of each. */
