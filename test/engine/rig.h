@@ -21,7 +21,7 @@ struct rig {
 	struct engine_cpu *c;
 	uint8_t *ram;
 	void (*on_fill)(struct rig *r, uint64_t gpa, bool write); /* called before each answer */
-	_Atomic unsigned fills, mmios, irets, hypercalls; /* two cpus may share a rig */
+	_Atomic unsigned fills, mmios, irets, hypercalls;	  /* two cpus may share a rig */
 	bool stop_mmio;
 	uint64_t mmio_gpa;
 	struct {
