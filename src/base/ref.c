@@ -18,7 +18,8 @@ static void saturate(struct ref *ref, const char *what)
 
 void ref_init(struct ref *ref, uint32_t n)
 {
-	atomic_store_explicit(&ref->count, n, memory_order_relaxed);
+	/* Whoever finds the object by a stale pointer and gets it sees it whole. */
+	atomic_store_explicit(&ref->count, n, memory_order_release);
 }
 
 void ref_get(struct ref *ref)
