@@ -13,7 +13,7 @@ handle SIGUSR1 SIG61 nostop noprint pass
 set environment LD_PRELOAD $(realpath "$B/libuserkvm.so")
 break vcpu_cpuid_port
 run
-backtrace 12
+backtrace 24
 kill
 EOF
 # shellcheck disable=SC2086
