@@ -22,7 +22,7 @@ struct engine_code {
 	_Atomic uint32_t stopping; /* futex word of the parked */
 	_Atomic uint32_t parked;   /* bumped as cpus stop: futex word of the stopper */
 	struct loop_timer look;	   /* code_keep_looking */
-	_Atomic bool looking;
+	_Atomic bool looking, looked; /* the timer is armed; it was at some time */
 };
 
 #define LOOK_NS 10000000
@@ -58,8 +58,10 @@ static void look_now(void *arg)
 void code_keep_looking(struct engine_code *code)
 {
 	if (!atomic_load_explicit(&code->looking, memory_order_relaxed) &&
-	    !atomic_exchange(&code->looking, true))
+	    !atomic_exchange(&code->looking, true)) {
+		atomic_store(&code->looked, true);
 		loop_timer_set(&code->look, base_now_ns() + LOOK_NS);
+	}
 }
 
 /* -- The shared part -- */
@@ -80,7 +82,8 @@ int engine_code_create(struct engine_code **out)
 void engine_code_destroy(struct engine_code *code)
 {
 	base_bug_on(code->cpus);
-	loop_timer_cancel(&code->look);
+	if (atomic_load(&code->looked))
+		loop_timer_cancel(&code->look);
 	base_free(code);
 }
 

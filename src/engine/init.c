@@ -3,6 +3,7 @@
 #include <ucontext.h>
 
 #include "engine/fpu.h"
+#include "engine/jit.h"
 
 /*
  * A stub's instruction trapped: unmasked SIMD exception (SIGFPE), or an encoding that the host refuses
@@ -32,6 +33,7 @@ int engine_init(void)
 	host_detect();
 	if ((host_cpu.xcr0 & (XF_X87 | XF_SSE)) != (XF_X87 | XF_SSE))
 		return -EOPNOTSUPP;
+	jit_size(); /* asks the host's CPU: now, not when the first VM is made */
 	err = stub_init();
 	if (err)
 		return err;

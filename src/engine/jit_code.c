@@ -123,11 +123,13 @@ void jit_flush(struct engine_cpu *c)
 {
 	struct jit *j = c->jit;
 
-	memset(j->bucket, 0, JIT_BUCKETS * sizeof(*j->bucket));
+	if (j->nblocks)
+		memset(j->bucket, 0, JIT_BUCKETS * sizeof(*j->bucket));
 	for (unsigned k = 0; k < JIT_CLASSES; k++)
 		for (unsigned i = 0; i < JIT_JUMPS; i++)
 			j->jump[k].neg[i] = JIT_NO_TARGET;
-	memset(j->code_pages, 0, sizeof(j->code_pages));
+	if (j->nblocks)
+		memset(j->code_pages, 0, sizeof(j->code_pages));
 	j->used = j->thunks_end;
 	j->nblocks = j->nsites = j->nexits = j->bytes_used = 0;
 	j->exit_id = JIT_NO_EXIT;
