@@ -17,6 +17,7 @@
 #ifndef TEST_KVM_UTIL_H
 #define TEST_KVM_UTIL_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -72,6 +73,19 @@ static inline int ku_open(void)
 
 	KU_CHECK(fd >= 0);
 	return fd;
+}
+
+/* Descriptors of this process, and a constant. */
+static inline int ku_open_fds(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	int n = 0;
+
+	KU_CHECK(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
 }
 
 /* ioctl whose result is an errno: 0 for success (any value >= 0), else positive errno. */
@@ -161,6 +175,28 @@ static inline void ku_get_regs(struct ku_vcpu *cpu, struct kvm_regs *r)
 static inline void ku_set_regs(struct ku_vcpu *cpu, const struct kvm_regs *r)
 {
 	KU_CHECK(ioctl(cpu->fd, KVM_SET_REGS, r) == 0);
+}
+
+static inline uint64_t ku_get_msr(struct ku_vcpu *cpu, uint32_t index)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = {.head.nmsrs = 1, .e.index = index};
+
+	KU_CHECK(ioctl(cpu->fd, KVM_GET_MSRS, &m) == 1);
+	return m.e.data;
+}
+
+/* 1, or 0 where KVM refuses it. */
+static inline int ku_set_msr(struct ku_vcpu *cpu, uint32_t index, uint64_t val)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry e;
+	} m = {.head.nmsrs = 1, .e = {.index = index, .data = val}};
+
+	return ioctl(cpu->fd, KVM_SET_MSRS, &m);
 }
 
 static inline void ku_get_sregs(struct ku_vcpu *cpu, struct kvm_sregs *s)

@@ -12,7 +12,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <dirent.h>
 #include <poll.h>
 
 #include "vfio_util.h"
@@ -51,18 +50,6 @@ static int mapped(const char *word)
 	buf[len] = 0;
 	for (char *p = buf; (p = strstr(p, word)); p++)
 		n++;
-	return n;
-}
-
-static int open_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	int n = 0;
-
-	KU_CHECK(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
 	return n;
 }
 
@@ -189,12 +176,12 @@ static void every_order(bool needs_vm, bool unmap_first)
 	int fds, before;
 
 	close_in_order(0, needs_vm, unmap_first);
-	fds = open_fds();
+	fds = ku_open_fds();
 	before = mapped("/memfd:kvm-") + mapped("/memfd:vfio");
 	assert_int_equal(before, 0);
 	for (unsigned order = 0; order < 720; order++) {
 		close_in_order(order, needs_vm, unmap_first);
-		assert_int_equal(open_fds(), fds);
+		assert_int_equal(ku_open_fds(), fds);
 	}
 	assert_int_equal(mapped("/memfd:kvm-") + mapped("/memfd:vfio"), 0);
 }

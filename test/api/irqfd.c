@@ -15,39 +15,11 @@
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 
+#include "chips_util.h"
 #include "run_util.h"
 
 #define OFF	 KVM_IRQFD_FLAG_DEASSIGN
 #define RESAMPLE KVM_IRQFD_FLAG_RESAMPLE
-
-enum chips { NONE, SPLIT, KERNEL };
-
-static struct ku_vm vm;
-static struct ku_vcpu cpu;
-
-static void begin(enum chips chips)
-{
-	struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {24}};
-	struct kvm_lapic_state s;
-
-	ku_vm_create(&vm, 0);
-	if (chips == KERNEL)
-		KU_CHECK(ku_errno(vm.fd, KVM_CREATE_IRQCHIP, 0) == 0);
-	if (chips == SPLIT)
-		KU_CHECK(ku_errno(vm.fd, KVM_ENABLE_CAP, &split) == 0);
-	ku_vcpu_create(&vm, 0, &cpu);
-	if (chips == NONE)
-		return;
-	KU_CHECK(ku_errno(cpu.fd, KVM_GET_LAPIC, &s) == 0);
-	s.regs[0xf1] |= 1; /* SPIV: enabled */
-	KU_CHECK(ku_errno(cpu.fd, KVM_SET_LAPIC, &s) == 0);
-}
-
-static void end(void)
-{
-	ku_vcpu_destroy(&cpu);
-	ku_vm_destroy(&vm);
-}
 
 static int irqfd(int fd, uint32_t gsi, uint32_t flags, int resamplefd)
 {

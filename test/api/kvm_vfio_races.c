@@ -11,7 +11,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -27,24 +26,12 @@ static _Atomic bool stop;
 static _Atomic int kvm_device = -1;
 static _Atomic uint64_t opens, refused, wrong;
 
-static int open_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	int n = 0;
-
-	KU_CHECK(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
-}
-
 /* Closes by other threads' events may still be on their way. */
 static void assert_soon_fds(int want)
 {
-	for (int i = 0; i < 2000 && open_fds() != want; i++)
+	for (int i = 0; i < 2000 && ku_open_fds() != want; i++)
 		usleep(1000);
-	assert_int_equal(open_fds(), want);
+	assert_int_equal(ku_open_fds(), want);
 }
 
 static int vm_new(void)
@@ -105,7 +92,7 @@ static void device_opens(void **state)
 	struct torture t = torture_begin(1000, 10000000);
 	bool use[2] = {true, false};
 	pthread_t threads[3];
-	int fds = open_fds();
+	int fds = ku_open_fds();
 
 	pthread_create(&threads[0], NULL, add_and_del, NULL);
 	pthread_create(&threads[1], NULL, open_and_close, &use[0]);
@@ -200,7 +187,7 @@ static void *create_one(void *arg)
  * device_create. */
 static void created_while_closed(void **state)
 {
-	int fds = open_fds();
+	int fds = ku_open_fds();
 
 	pthread_barrier_init(&barrier, NULL, 3);
 	for (int round = 0; round < 300; round++) {

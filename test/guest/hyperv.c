@@ -122,13 +122,7 @@ static unsigned guest_call(uint64_t control, uint64_t in, uint64_t out, uint64_t
 
 static uint64_t host_rdmsr(uint32_t index)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = {.head.nmsrs = 1, .e.index = index};
-
-	KU_CHECK(ioctl(g.cpu.fd, KVM_GET_MSRS, &m) == 1);
-	return m.e.data;
+	return ku_get_msr(&g.cpu, index);
 }
 
 static int cpu_cap(uint32_t cap, uint64_t arg)

@@ -26,12 +26,7 @@ static struct gu g;
 
 static int msr(uint32_t index, uint64_t val)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = {.head.nmsrs = 1, .e = {.index = index, .data = val}};
-
-	return ioctl(g.cpu.fd, KVM_SET_MSRS, &m);
+	return ku_set_msr(&g.cpu, index, val);
 }
 
 static bool guest_may_write(uint64_t val)

@@ -84,33 +84,17 @@ static int teardown(void **state)
 
 static void set(uint32_t index, uint64_t val)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = {.head.nmsrs = 1, .e = {.index = index, .data = val}};
-
-	KU_CHECK(ioctl(g.cpu.fd, KVM_SET_MSRS, &m) == 1);
+	KU_CHECK(ku_set_msr(&g.cpu, index, val) == 1);
 }
 
 static int try_set(uint32_t index, uint64_t val)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = {.head.nmsrs = 1, .e = {.index = index, .data = val}};
-
-	return ioctl(g.cpu.fd, KVM_SET_MSRS, &m);
+	return ku_set_msr(&g.cpu, index, val);
 }
 
 static uint64_t get(uint32_t index)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry e;
-	} m = {.head.nmsrs = 1, .e.index = index};
-
-	KU_CHECK(ioctl(g.cpu.fd, KVM_GET_MSRS, &m) == 1);
-	return m.e.data;
+	return ku_get_msr(&g.cpu, index);
 }
 
 /* 1000 turns of three instructions, one a branch; then a call, a jump, a return; a REP that is one instruction. */

@@ -16,18 +16,7 @@
 
 #include "api/api.h"
 #include "api/device.h"
-
-static inline long call(int fd, unsigned long request, const void *arg)
-{
-	struct file *f = file_get(fd);
-	long r;
-
-	if (!f)
-		return -EBADF;
-	r = file_ioctl(f, request, (void *)arg);
-	file_put(f);
-	return r;
-}
+#include "file_call.h"
 
 static inline int vms(void)
 {

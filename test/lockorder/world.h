@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "file_call.h"
 #include "api/api.h"
 #include "base/mutate.h"
 #include "vcpu/vcpu.h"
@@ -85,18 +86,6 @@ static inline bool one_report_names(const char *const *words)
 }
 
 /* -- Calls -- */
-
-static inline long call(int fd, unsigned long request, void *arg)
-{
-	struct file *f = file_get(fd);
-	long r;
-
-	if (!f)
-		return -EBADF;
-	r = file_ioctl(f, request, arg);
-	file_put(f);
-	return r;
-}
 
 static inline long set_slot(const struct world *w, uint32_t slot, uint64_t gpa, uint64_t size)
 {

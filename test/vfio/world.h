@@ -13,20 +13,9 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#include "file_call.h"
 #include "torture.h"
 #include "vfio/device.h"
-
-static inline long call(int fd, unsigned long request, void *arg)
-{
-	struct file *f = file_get(fd);
-	long r;
-
-	if (!f)
-		return -EBADF;
-	r = file_ioctl(f, request, arg);
-	file_put(f);
-	return r;
-}
 
 /* -- A VM that is a count and a word which its end overwrites -- */
 
