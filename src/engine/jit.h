@@ -18,6 +18,7 @@
  *	jit_op.c	one guest instruction
  *	jit_vector.c	vector instructions
  *	jit_block.c	a block: what belongs to it, its head and its exits
+ *	jit_thunk.c	between generated code and C
  *	jit_run.c	the run loop, and what generated code calls
  *	jit_tlb.c	the table that generated code looks up, and stores to pages with translated code
  */
@@ -205,6 +206,8 @@ void jit_patch(struct jit *j, uint32_t patch, uint32_t to);
 /* Translates the block at c->rip, whose page is `host` (read under seq). NULL: nothing to translate there, or no
  * room (then everything was flushed). */
 struct jit_block *jit_translate(struct engine_cpu *c);
+
+/* -- jit_thunk.c -- */
 void jit_make_thunks(struct engine_cpu *c);
 
 /* -- jit_run.c -- */
