@@ -20,7 +20,8 @@
  *	jit_block.c	a block: what belongs to it, its head and its exits
  *	jit_thunk.c	between generated code and C
  *	jit_run.c	the run loop, and what generated code calls
- *	jit_tlb.c	the table that generated code looks up, and stores to pages with translated code
+ *	jit_tlb.c	the table that generated code looks up
+ *	jit_page.c	pages with translated code: stores to them, epochs
  */
 #ifndef USERKVM_ENGINE_JIT_H
 #define USERKVM_ENGINE_JIT_H
@@ -39,6 +40,7 @@
 #define JIT_HEAT       (1u << 14)
 #define JIT_THRESHOLD  8	  /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
 #define JIT_BLOCK_MAX  40	  /* instructions */
+#define JIT_PAGES      4096	  /* buckets of blocks by page */
 #define JIT_CODE_PAGES (1u << 22) /* bits of the filter of host pages with translated code */
 
 /*
@@ -73,9 +75,13 @@ struct jit_block {
 	uint32_t body;
 	uint16_t len; /* guest bytes */
 	uint8_t insns, key;
-	bool global;	/* its page is */
-	bool dead;	/* its bytes changed: another block has its place */
-	uint32_t bytes; /* offset of the copy of its guest bytes in jit->bytes */
+	bool global; /* its page is */
+	bool dead;   /* its bytes changed: another block has its place */
+	bool linked; /* jit_page.c: into the lists of its pages */
+	uint32_t next_lin, next_bit, bit;
+	const uint8_t *host; /* what RIP led to when the bytes were compared; NULL: stored to since */
+	uint64_t contents;   /* jit->contents at that time */
+	uint32_t bytes;	     /* offset of the copy of its guest bytes in jit->bytes */
 };
 
 enum jit_site_kind { SITE_ENTRY, SITE_READ, SITE_WRITE, SITE_CALL };
@@ -119,9 +125,11 @@ struct jit {
 	    filled_site; /* the last site that the table was filled for, and when: a second time in a row */
 	uint64_t filled_at; /* means that the host faults there, which the interpreter deals with */
 	uint64_t gs_outside;
-	uint8_t tlb_global[TLB_ENTRIES]; /* beside c->tlb: the page is global */
-	uint64_t seen_seq;		 /* of revocations, at the last epoch that began for one */
-	uint32_t *bucket;		 /* JIT_BUCKETS: index + 1 */
+	uint8_t tlb_global[TLB_ENTRIES];	       /* beside c->tlb: the page is global */
+	uint64_t contents;			       /* goes up when somebody may have written any code */
+	uint32_t by_lin[JIT_PAGES], by_bit[JIT_PAGES]; /* lists of blocks: index + 1 */
+	uint64_t seen_seq; /* of revocations, at the last epoch that began for one */
+	uint32_t *bucket;  /* JIT_BUCKETS: index + 1 */
 	struct jit_block *block;
 	struct jit_site *site;
 	struct jit_exit *exit;
@@ -133,6 +141,7 @@ struct jit {
 	} stats;
 	uint64_t *by_mnemonic; /* jit_stats.c; NULL: not wanted */
 };
+#define JIT_NO_STAMP  1 /* no word's: reasons to be careful are never entered */
 #define JIT_NO_EXIT   UINT32_MAX
 #define JIT_NO_TARGET BIT(56) /* minus a non-canonical address */
 #define JIT_BYTES     (JIT_CODE_SIZE / 4)
@@ -227,13 +236,8 @@ void jit_tlb_clear(struct engine_cpu *c);
 void jit_new_mapping(struct engine_cpu *c);
 void jit_new_space(struct engine_cpu *c);
 void jit_new_page(struct engine_cpu *c, uint64_t lin);
-/* A store to the host page is about to be made by the slow path. */
-void jit_store_to(struct engine_cpu *c, const uint8_t *host);
 /* Copies what c->tlb says of the access into the table; false if it does not know. */
 bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write);
-/* A host page holds code that was translated: stores to it must be seen from now on. */
-void jit_code_page(struct engine_cpu *c, const uint8_t *host);
-bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host);
 /* c->tlb got an entry for the page. */
 static inline void jit_tlb_inserted(struct engine_cpu *c, uint64_t lin, bool global)
 {
@@ -245,8 +249,20 @@ static inline bool jit_is_global(const struct engine_cpu *c, uint64_t lin)
 {
 	return c->jit->tlb_global[(lin >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
 }
-/* Every block's bytes are compared before it runs again. */
+
+/* -- jit_page.c -- */
+/* A store to the host page is about to be made by the slow path: from now on the page may be in tables writable, until
+ * a block there is compared again. */
+void jit_store_to(struct engine_cpu *c, const uint8_t *host);
+/* The block's bytes are those at `host`, where its RIP leads: stores to that page must be seen from now on. */
+void jit_page_compared(struct engine_cpu *c, struct jit_block *b, const uint8_t *host);
+bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host);
+/* The linear page may lead elsewhere now. */
+void jit_page_moved(struct engine_cpu *c, uint64_t lin);
+/* Every block is looked at before it runs again: where its RIP leads, and its bytes if that has changed. */
 void jit_new_epoch(struct engine_cpu *c);
+/* The same, and all bytes are compared. */
+void jit_new_contents(struct engine_cpu *c);
 
 /* -- jit_stats.c -- */
 /* Memory for counts by mnemonic if USERKVM_STATS wants them, else NULL; base_free. */

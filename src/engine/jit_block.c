@@ -190,8 +190,8 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	j->nblocks++;
 	j->stats.translated++;
 	jit_perf_block(j, m.b);
-	jit_code_page(c, page);
-	j->stamp[m.block_id] = 1; /* validated at its first entry */
+	jit_page_compared(c, m.b, page + (c->rip & PAGE_OFFSET_MASK));
+	j->stamp[m.block_id] = JIT_NO_STAMP; /* validated at its first entry */
 	jit_insert(c, m.b);
 	return m.b;
 }

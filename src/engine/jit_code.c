@@ -130,6 +130,8 @@ void jit_flush(struct engine_cpu *c)
 			j->jump[k].neg[i] = JIT_NO_TARGET;
 	if (j->nblocks)
 		memset(j->code_pages, 0, sizeof(j->code_pages));
+	memset(j->by_lin, 0, sizeof(j->by_lin));
+	memset(j->by_bit, 0, sizeof(j->by_bit));
 	j->used = j->thunks_end;
 	j->nblocks = j->nsites = j->nexits = j->bytes_used = 0;
 	j->exit_id = JIT_NO_EXIT;

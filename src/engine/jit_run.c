@@ -27,7 +27,7 @@ static void flags_out(struct engine_cpu *c)
 /* -- Blocks that must be looked at before they run -- */
 
 /* True if the guest's bytes, and whether their page is global, are still those of the block. May raise. */
-static bool same_code(struct engine_cpu *c, const struct jit_block *b)
+static bool same_code(struct engine_cpu *c, struct jit_block *b)
 {
 	uint8_t buf[JIT_BLOCK_MAX * 15];
 	struct jit *j = c->jit;
@@ -35,14 +35,24 @@ static bool same_code(struct engine_cpu *c, const struct jit_block *b)
 	uint64_t seq;
 	long left;
 
-	do {
-		host = interp_code_host(c, b->rip, &seq);
+	host = interp_code_host(c, b->rip, &seq);
+	if (b->global && !jit_is_global(c, b->rip))
+		return false;
+	if (host == b->host && j->contents == b->contents)
+		return true;
+	j->stats.validations++;
+	for (;;) {
 		left = raw_copy(c, buf, host, b->len, seq);
-	} while (left > 0);
-	if (left < 0)
-		access_bad(c);
-	jit_code_page(c, (uint8_t *)((uint64_t)host & ~PAGE_OFFSET_MASK));
-	return !memcmp(buf, j->bytes + b->bytes, b->len) && (!b->global || jit_is_global(c, b->rip));
+		if (left < 0)
+			access_bad(c);
+		if (!left)
+			break;
+		host = interp_code_host(c, b->rip, &seq);
+	}
+	if (memcmp(buf, j->bytes + b->bytes, b->len) || (b->global && !jit_is_global(c, b->rip)))
+		return false;
+	jit_page_compared(c, b, host);
+	return true;
 }
 
 /* At a block's head: calm and compared, go on; else leave. */
@@ -54,10 +64,9 @@ static uint64_t enter_block(struct engine_cpu *c, struct jit_block *b)
 	c->rip = b->rip;
 	if (!jit_calm(c) || jit_key(c) != b->key)
 		return 0;
-	j->stats.validations++;
 	if (!same_code(c, b)) {
 		b->dead = true;
-		j->stamp[id] = 1;
+		j->stamp[id] = JIT_NO_STAMP;
 		j->stats.retranslated++;
 		return 0;
 	}
@@ -207,7 +216,7 @@ void jit_run(struct engine_cpu *c)
 	if (atomic_exchange(&c->look, false) ||
 	    atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) != j->seen_seq) {
 		j->seen_seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
-		jit_new_epoch(c);
+		jit_new_contents(c);
 	}
 	j->gs_outside = jit_gs_enter(c);
 	j->inside = true;
@@ -241,5 +250,5 @@ void jit_landed(struct engine_cpu *c)
 void jit_begin(struct engine_cpu *c)
 {
 	if (c->jit && c->jit->rw)
-		jit_new_epoch(c);
+		jit_new_contents(c);
 }

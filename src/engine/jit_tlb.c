@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The table that generated code looks up is a part of c->tlb in a form that needs no flags: never fuller than
- * that, and emptied whenever that forgets something. And the coherence of code: a page with translated code is in
- * no table writable, so a store to it comes to the slow path, which begins a new epoch: every block's bytes are
- * compared before it runs again. The same happens whenever somebody else may have written: at the start of a run,
- * at an external interrupt, when what an address means has changed.
+ * that, and emptied whenever that forgets something.
  */
 #include "engine/jit.h"
 
@@ -70,7 +67,7 @@ void jit_new_page(struct engine_cpu *c, uint64_t lin)
 {
 	if (!c->jit || !c->jit->rw)
 		return;
-	jit_new_epoch(c);
+	jit_page_moved(c, lin);
 	for (unsigned k = 0; k < JIT_CLASSES; k++)
 		c->jit->tlb[k].rneg[index_of(lin)] = c->jit->tlb[k].wneg[index_of(lin)] = JIT_NO_PAGE;
 }
@@ -95,60 +92,4 @@ bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
 		return true;
 	(write ? t->wneg : t->rneg)[i] = JIT_NO_PAGE;
 	return false;
-}
-
-/* -- Pages with translated code -- */
-
-static unsigned page_bit(const uint8_t *host)
-{
-	/* Not hashed: no two pages of a mapping of up to 16 GiB have one bit. */
-	return (unsigned)((uint64_t)host >> PAGE_SHIFT) & (JIT_CODE_PAGES - 1);
-}
-
-void jit_store_to(struct engine_cpu *c, const uint8_t *host)
-{
-	if (jit_is_code_page(c, host))
-		jit_new_epoch(c);
-}
-
-bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host)
-{
-	unsigned bit = page_bit(host);
-
-	if (!c->jit)
-		return false;
-	return c->jit->code_pages[bit / 64] >> (bit % 64) & 1;
-}
-
-void jit_code_page(struct engine_cpu *c, const uint8_t *host)
-{
-	unsigned bit = page_bit(host);
-
-	if (jit_is_code_page(c, host))
-		return;
-	c->jit->code_pages[bit / 64] |= BIT(bit % 64);
-	/* Whoever may write there now must ask again; other pages of the same bit, too. */
-	for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-		struct tlb_entry *e = &c->tlb[i];
-
-		if (e->wtag != ~0ULL &&
-		    jit_is_code_page(c, (uint8_t *)((e->wtag & ~PAGE_OFFSET_MASK) + e->addend)))
-			e->wtag = ~0ULL;
-	}
-	for (unsigned k = 0; k < JIT_CLASSES; k++)
-		for (unsigned i = 0; i < JIT_TLB; i++)
-			c->jit->tlb[k].wneg[i] = JIT_NO_PAGE;
-}
-
-void jit_new_epoch(struct engine_cpu *c)
-{
-	uint32_t field = (JIT_EPOCHS - 1) << JIT_EPOCH_SHIFT;
-	uint32_t epoch = (c->slow + (1u << JIT_EPOCH_SHIFT)) & field;
-	struct jit *j = c->jit;
-
-	j->stats.bumps++;
-	/* The numbers begin again: no old stamp may match. */
-	for (uint32_t k = 0; !epoch && k < j->nblocks; k++)
-		j->stamp[k] = 1;
-	c->slow = (c->slow & ~field) | epoch;
 }

@@ -151,9 +151,9 @@ void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct plac
 		*p = (struct place){.gpa = w.gpa, .seq = w.seq};
 		switch (walk_page(c, &w, w.gpa, write, &page)) {
 		case FILL_FIXED:
-			tlb_insert(c, &w, class, r, &page);
 			if (write)
 				jit_store_to(c, page.host);
+			tlb_insert(c, &w, class, r, &page);
 			p->host = page.host + (lin & PAGE_OFFSET_MASK);
 			p->tracked = page.tracked;
 			return;

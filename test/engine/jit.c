@@ -259,6 +259,28 @@ static void sees_new_mappings(void **state)
 	}
 }
 
+/* The guest itself changes its page table, and calls what lies there. */
+CODE(remap, "mov $40, %ebx\n mov $0x19000, %edi\n mov $0xa00000, %r12d\n 1: mov %ebx, %eax\n and $1, %eax\n "
+	    "shl $12, %eax\n"
+	    "add $0x100007, %eax\n mov %rax, (%rdi)\n invlpg (%r12)\n call *%r12\n add %rax, %r13\n dec "
+	    "%ebx\n jnz 1b\n hlt");
+CODE(callee, "mov $1, %eax\n ret");
+
+/* Seen to fail without jit_page_moved in jit_new_page. */
+static void sees_its_own_mappings(void **state)
+{
+	struct rig *r = long_rig(state);
+
+	LOAD(r, remap);
+	memcpy(r->ram + 0x100000, callee, (size_t)(callee_end - callee));
+	memcpy(r->ram + 0x101000, callee, (size_t)(callee_end - callee));
+	put(r, 0x101001, 100, 1);
+	map(r, 0xa00000, 0x100000);
+	r->c->gpr[R13] = 0;
+	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
+	assert_int_equal(r->c->gpr[R13], 20 * 101);
+}
+
 /* -- Leaving -- */
 
 static void *set_exit_word(void *c)
@@ -335,6 +357,7 @@ int main(void)
 	    RIG_TEST(sees_stores_through_an_alias),
 	    RIG_TEST(sees_the_vmm_s_stores),
 	    RIG_TEST(sees_new_mappings),
+	    RIG_TEST(sees_its_own_mappings),
 	    RIG_TEST(a_chain_stops),
 	    RIG_TEST(vanished_memory),
 	    RIG_TEST(a_full_cache),

@@ -52,7 +52,6 @@ static void counts(void **state)
 	assert_int_equal(s.instructions, ROUNDS * LOOP_INSNS + 1);
 	assert_true(s.translations >= 1 && s.translations <= 4);
 	assert_true(s.entries >= 1 && s.entries < ROUNDS);
-	assert_true(s.comparisons >= 1);
 	assert_true(s.fills >= 1);
 	assert_true(s.left >= ROUNDS && s.interpreted >= s.left && s.interpreted < s.instructions);
 	assert_int_equal(s.retranslations, 0);
@@ -69,7 +68,7 @@ static void counts(void **state)
 	run(r);
 	engine_stats(r->c, &s);
 	assert_int_equal(s.instructions, 2 * (ROUNDS * LOOP_INSNS + 1));
-	assert_true(s.retranslations >= 1 && s.epochs >= 1);
+	assert_true(s.retranslations >= 1 && s.epochs >= 1 && s.comparisons >= 1);
 }
 
 /* Code that is not translated yet. Seen to fail with `stats.cold++` removed from run_cold. */

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Pages with translated code, and which blocks lie where. A block's bytes are compared when its page was stored to, and
+ * whenever somebody else may have written (an epoch of the contents: at the start of a run, at a revocation, every
+ * 10 ms). When only the meaning of addresses changed (INVLPG, another address space), it is enough to see that RIP
+ * still leads to the same host page.
+ *
+ * This vCPU's stores are seen because a page with compared code is in no table writable: the first store comes to the
+ * slow path, where the page's blocks are marked and the page is let go; the next comparison takes it back.
+ */
+#include "engine/jit.h"
+
+static unsigned page_bit(const uint8_t *host)
+{
+	/* Not hashed: no two pages of a mapping of up to 16 GiB have one bit. */
+	return (unsigned)((uint64_t)host >> PAGE_SHIFT) & (JIT_CODE_PAGES - 1);
+}
+
+static uint32_t *lin_bucket(struct jit *j, uint64_t lin)
+{
+	return &j->by_lin[(lin >> PAGE_SHIFT ^ lin >> 24) & (JIT_PAGES - 1)];
+}
+
+static uint32_t *bit_bucket(struct jit *j, unsigned bit)
+{
+	return &j->by_bit[(bit ^ bit >> 12) & (JIT_PAGES - 1)];
+}
+
+bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host)
+{
+	unsigned bit = page_bit(host);
+
+	if (!c->jit)
+		return false;
+	return c->jit->code_pages[bit / 64] >> (bit % 64) & 1;
+}
+
+/* Whoever may write to the page now must ask again; other pages of the same bit, too. */
+static void protect(struct engine_cpu *c, unsigned bit)
+{
+	c->jit->code_pages[bit / 64] |= BIT(bit % 64);
+	for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+		struct tlb_entry *e = &c->tlb[i];
+
+		if (page_bit((uint8_t *)((e->wtag & ~PAGE_OFFSET_MASK) + e->addend)) == bit)
+			e->wtag = ~0ULL;
+	}
+	for (unsigned k = 0; k < JIT_CLASSES; k++) {
+		struct jit_tlb *t = &c->jit->tlb[k];
+
+		for (unsigned i = 0; i < JIT_TLB; i++)
+			if (page_bit((uint8_t *)((-t->wneg[i] << PAGE_SHIFT) + t->wadd[i])) == bit)
+				t->wneg[i] = JIT_NO_PAGE;
+	}
+}
+
+static void unlink_bit(struct jit *j, const struct jit_block *b)
+{
+	uint32_t id = (uint32_t)(b - j->block) + 1;
+
+	for (uint32_t *k = bit_bucket(j, b->bit); *k; k = &j->block[*k - 1].next_bit) {
+		if (*k == id) {
+			*k = b->next_bit;
+			return;
+		}
+	}
+}
+
+void jit_page_compared(struct engine_cpu *c, struct jit_block *b, const uint8_t *host)
+{
+	struct jit *j = c->jit;
+	uint32_t id = (uint32_t)(b - j->block) + 1;
+	unsigned bit = page_bit(host);
+
+	if (!b->linked) {
+		b->next_lin = *lin_bucket(j, b->rip);
+		*lin_bucket(j, b->rip) = id;
+	} else if (b->bit != bit) {
+		unlink_bit(j, b);
+	}
+	if (!b->linked || b->bit != bit) {
+		b->bit = bit;
+		b->next_bit = *bit_bucket(j, bit);
+		*bit_bucket(j, bit) = id;
+	}
+	b->linked = true;
+	b->host = host;
+	b->contents = j->contents;
+	if (!jit_is_code_page(c, host))
+		protect(c, bit);
+}
+
+void jit_store_to(struct engine_cpu *c, const uint8_t *host)
+{
+	unsigned bit = page_bit(host);
+	struct jit *j = c->jit;
+
+	if (!jit_is_code_page(c, host))
+		return;
+	j->code_pages[bit / 64] &= ~BIT(bit % 64);
+	for (uint32_t *k = bit_bucket(j, bit); *k;) {
+		struct jit_block *b = &j->block[*k - 1];
+
+		if (b->bit == bit) {
+			j->stamp[*k - 1] = JIT_NO_STAMP;
+			b->host = NULL;
+			if (b->dead) {
+				*k = b->next_bit;
+				b->bit = UINT32_MAX; /* in no list */
+				continue;
+			}
+		}
+		k = &b->next_bit;
+	}
+}
+
+void jit_page_moved(struct engine_cpu *c, uint64_t lin)
+{
+	struct jit *j = c->jit;
+
+	for (uint32_t *k = lin_bucket(j, lin); *k;) {
+		struct jit_block *b = &j->block[*k - 1];
+
+		if (b->rip >> PAGE_SHIFT == lin >> PAGE_SHIFT) {
+			j->stamp[*k - 1] = JIT_NO_STAMP;
+			if (b->dead) {
+				*k = b->next_lin;
+				continue;
+			}
+		}
+		k = &b->next_lin;
+	}
+}
+
+/* -- Epochs -- */
+
+void jit_new_epoch(struct engine_cpu *c)
+{
+	uint32_t field = (JIT_EPOCHS - 1) << JIT_EPOCH_SHIFT;
+	uint32_t epoch = (c->slow + (1u << JIT_EPOCH_SHIFT)) & field;
+	struct jit *j = c->jit;
+
+	j->stats.bumps++;
+	/* The numbers begin again: no old stamp may match. */
+	for (uint32_t k = 0; !epoch && k < j->nblocks; k++)
+		j->stamp[k] = JIT_NO_STAMP;
+	c->slow = (c->slow & ~field) | epoch;
+}
+
+void jit_new_contents(struct engine_cpu *c)
+{
+	c->jit->contents++;
+	jit_new_epoch(c);
+}
