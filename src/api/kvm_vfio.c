@@ -8,6 +8,7 @@
 
 #include "api/api.h"
 #include "api/device.h"
+#include "base/mutate.h"
 #include "base/sys.h"
 
 /* Linux 6.6 calls the group FILE, and so does what follows; Debian 12's header knows the old name only. */
@@ -107,6 +108,7 @@ static int add(struct kvm_dev *dev, struct file *f)
 	l->file = f;
 	mutex_lock(&kv->lock);
 	known = *find(kv, f) != NULL;
+	pause_if(PAUSE_VFIO_ADD);
 	if (!known) {
 		l->next = kv->links;
 		kv->links = l;

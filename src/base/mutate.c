@@ -3,5 +3,12 @@
 #include "base/mutate.h"
 
 #ifdef USERKVM_CHECKED
+#include <unistd.h>
+
 _Atomic uint64_t base_mutations;
+
+void mutate_pause(void)
+{
+	usleep(100);
+}
 #endif

@@ -35,15 +35,29 @@
 	M(FORK_CHILD_WAITS, "a forked child takes a lock of its parent's")                               \
 	M(FORK_HOLDS_LOOP, "fork runs the VMM's handlers with the event loop locked")
 
+/*
+ * No rule is broken by these: while one is set, a thread pauses where the order of two steps matters, so that a unit
+ * test meets the race each time and not once in a million.
+ */
+#define PAUSE_LIST(P)                                                                      \
+	P(ROUTE_HELD, "an event, between the reading of its route and the sending")        \
+	P(ROUTE_HALF, "a swap of routes, in the midst of what it writes to an irqfd")      \
+	P(RING, "a coalesced write, between the reading of the ring's end and its moving") \
+	P(VFIO_ADD, "KVM_DEV_VFIO_FILE_ADD, between the look at the list and the entry")   \
+	P(TSC, "the measurement of the TSC, which begins when it is asked for and not with the process")
+
 enum mutation {
 #define M(name, what) MUTATE_##name,
-	MUTATION_LIST(M)
+#define P(name, what) PAUSE_##name,
+	MUTATION_LIST(M) PAUSE_LIST(P)
+#undef P
 #undef M
 	    MUTATIONS
 };
 _Static_assert(MUTATIONS <= 64, "one bit each");
 
 #ifdef USERKVM_CHECKED
+void mutate_pause(void);
 extern _Atomic uint64_t base_mutations; /* bits; set by tests */
 static inline bool mutated(enum mutation m)
 {
@@ -55,6 +69,16 @@ static inline bool mutated(enum mutation m)
 	(void)m;
 	return false;
 }
+static inline void mutate_pause(void)
+{
+}
 #endif
+
+/* Pauses while the flag is set: long enough for the other side to be done, if it has a CPU. */
+static inline void pause_if(enum mutation m)
+{
+	if (mutated(m))
+		mutate_pause();
+}
 
 #endif

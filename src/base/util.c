@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "base/lock.h"
+#include "base/mutate.h"
 #include "base/sys.h"
 
 /* In front of every block: where it came from. */
@@ -151,12 +152,12 @@ static __attribute__((constructor)) void tsc_begin(void)
 /* TSC ticks per millisecond. */
 static uint32_t tsc_measure(void)
 {
-	struct tsc_sample now;
+	struct tsc_sample first = mutated(PAUSE_TSC) ? tsc_sample() : loaded, now;
 
 	do {
 		now = tsc_sample();
-	} while (now.ns - loaded.ns < TSC_WINDOW_NS);
-	return (uint32_t)mul_div64(now.tsc - loaded.tsc, 1000000, now.ns - loaded.ns);
+	} while (now.ns - first.ns < TSC_WINDOW_NS);
+	return (uint32_t)mul_div64(now.tsc - first.tsc, 1000000, now.ns - first.ns);
 }
 
 /*

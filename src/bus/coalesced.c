@@ -4,6 +4,7 @@
  * (api.rst 4.116, systems.md C8). The ring is the VMM's memory too: its indices are checked at every use,
  * and one slot is always empty.
  */
+#include "base/mutate.h"
 #include "bus/set.h"
 
 struct coalesced {
@@ -37,6 +38,7 @@ static int ring_put(struct kvm_coalesced_mmio_ring *ring, const struct coalesced
 	slot->len = len;
 	slot->pio = c->zone.pio;
 	memcpy(slot->data, val, len);
+	pause_if(PAUSE_RING);
 	/* Release: the VMM sees the slot's content before it sees `last` move. */
 	__atomic_store_n(&ring->last, next, __ATOMIC_RELEASE);
 	return 0;

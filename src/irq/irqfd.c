@@ -65,6 +65,7 @@ static void cache_route(struct irqfd *f)
 	base_fence(); /* odd before the words; pairs with the reader's fence */
 	relaxed_set(&f->is_msi, is_msi);
 	relaxed_set(&f->lo, m.lo);
+	pause_if(PAUSE_ROUTE_HALF);
 	relaxed_set(&f->hi, m.hi);
 	relaxed_set(&f->data, m.data);
 	atomic_store_explicit(&f->seq, seq + 2, memory_order_release); /* pairs with the reader's acquire */
@@ -131,6 +132,7 @@ static void inject(struct irqfd *f)
 	int idx = irq_enter(f->vm);
 
 	if (cached_route(f, &m)) {
+		pause_if(PAUSE_ROUTE_HELD);
 		irq_send_msi(f->vm, &m);
 	} else {
 		irq_set_line(f->vm, IRQ_SOURCE_USER, f->gsi, 1, NULL);

@@ -67,6 +67,7 @@ static int teardown(void **state)
 	return 0;
 }
 
+/* Seen to fail without the test for a power of two in assign. */
 static void refusals(void **state)
 {
 	int p[2];
@@ -89,6 +90,7 @@ static void refusals(void **state)
 	close(p[1]);
 }
 
+/* Seen to fail with collides never true, and with the eventfd not compared in is_same. */
 static void collisions(void **state)
 {
 	int other = eventfd(0, EFD_NONBLOCK);
@@ -112,6 +114,7 @@ static void collisions(void **state)
 	close(other);
 }
 
+/* Seen to fail with value_matches always true. */
 static void data_and_length(void **state)
 {
 	int other = eventfd(0, EFD_NONBLOCK);
@@ -131,6 +134,7 @@ static void data_and_length(void **state)
 	close(other);
 }
 
+/* Seen to fail with the fast bus forgotten by deassign. */
 static void any_length_is_also_fast(void **state)
 {
 	assert_int_equal(ioctl_ioeventfd(0x20, 0, efd, 0, 0), 0);
@@ -147,6 +151,7 @@ static void any_length_is_also_fast(void **state)
 	assert_int_equal(wr(BUS_PIO, 0x20, 1, 0), 0);
 }
 
+/* Seen to fail with the bell left on the slow bus when the fast one cannot take it. */
 static void out_of_memory_leaves_nothing(void **state)
 {
 	long n, live = base_alloc_live();
@@ -169,7 +174,8 @@ static void out_of_memory_leaves_nothing(void **state)
 	assert_true(base_alloc_live() <= live + 4); /* an array and a spare on each of two buses */
 }
 
-/* The bell keeps its own reference: the VMM may close its number, reuse it, and deassign by another one. */
+/* The bell keeps its own reference: the VMM may close its number, reuse it, and deassign by another one. Seen to fail
+ * with the eventfd not compared in is_same. */
 static void identity_not_number(void **state)
 {
 	int a = eventfd(0, EFD_NONBLOCK), keep = dup(a), b;
@@ -240,6 +246,36 @@ static void deassign_under_fire(void **state)
 	assert_true(rang > 0);
 }
 
+static _Atomic bool inside, left;
+
+static void *stay(void *arg)
+{
+	int idx = srcu_read_lock(&srcu);
+
+	atomic_store(&inside, true);
+	usleep(20000);
+	atomic_store(&left, true);
+	srcu_read_unlock(&srcu, idx);
+	return NULL;
+}
+
+/* Who may have found the bell before has rung it when DEASSIGN returns; ASSIGN waits for nobody. Seen to fail without
+ * srcu_synchronize in bus_unregister, and with one in bus_insert. */
+static void deassign_waits_for_who_found_it(void **state)
+{
+	pthread_t th;
+
+	inside = left = false;
+	pthread_create(&th, NULL, stay, NULL);
+	while (!atomic_load(&inside))
+		sched_yield();
+	assert_int_equal(ioctl_ioeventfd(0x60, 4, efd, 0, 0), 0);
+	assert_false(atomic_load(&left));
+	assert_int_equal(ioctl_ioeventfd(0x60, 4, efd, DEL, 0), 0);
+	assert_true(atomic_load(&left));
+	pthread_join(th, NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -251,6 +287,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(identity_not_number, setup, teardown),
 	    cmocka_unit_test_setup_teardown(full_counter, setup, teardown),
 	    cmocka_unit_test_setup_teardown(deassign_under_fire, setup, teardown),
+	    cmocka_unit_test_setup_teardown(deassign_waits_for_who_found_it, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

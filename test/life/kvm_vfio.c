@@ -7,6 +7,7 @@
  */
 #include <sys/eventfd.h>
 
+#include "base/mutate.h"
 #include "life.h"
 #include "torture.h"
 
@@ -217,6 +218,7 @@ static void links(void **state)
 static pthread_barrier_t barrier;
 static _Atomic uint64_t doubly;
 static _Atomic int holders;
+static int tries;
 
 /* Of several that add one file, each by a number of its own, one is told 0 until it removed the file again. */
 static void *add_one(void *arg)
@@ -224,7 +226,7 @@ static void *add_one(void *arg)
 	int dev = atomic_load(&dev_fd), fd = *(int *)arg, won = 0;
 
 	pthread_barrier_wait(&barrier);
-	for (int i = 0; i < 10000; i++) {
+	for (int i = 0; i < tries; i++) {
 		long r = kvm_vfio_attr(dev, FILE_ADD, fd);
 
 		if (r == -EEXIST)
@@ -232,6 +234,8 @@ static void *add_one(void *arg)
 		if (r || atomic_fetch_add(&holders, 1))
 			atomic_fetch_add(&doubly, 1);
 		won++;
+		if (atomic_load(&base_mutations))
+			usleep(200); /* as long as the other one pauses */
 		atomic_fetch_sub(&holders, 1);
 		if (kvm_vfio_attr(dev, FILE_DEL, fd))
 			atomic_fetch_add(&doubly, 1);
@@ -239,14 +243,16 @@ static void *add_one(void *arg)
 	return (void *)(long)won;
 }
 
-/* Seen to fail, under ThreadSanitizer, with the look for the file on the list done before kv->lock is taken. */
-static void added_twice(void **state)
+/* n tries of two threads to add the same file. */
+static void add_twice(int n)
 {
 	struct fake_vfio v = {.noncoherent = false};
 	int vm = vm_new(NULL), fds[2] = {fake_open(&v)};
 	pthread_t threads[2];
 	long won = 0;
 
+	tries = n;
+	atomic_store(&doubly, 0);
 	atomic_store(&dev_fd, (int)kvm_vfio_new(vm));
 	fds[1] = fcntl(fds[0], F_DUPFD_CLOEXEC, 0);
 	file_duplicated(fds[0], fds[1]);
@@ -254,10 +260,10 @@ static void added_twice(void **state)
 	for (int i = 0; i < 2; i++)
 		pthread_create(&threads[i], NULL, add_one, &fds[i]);
 	for (int i = 0; i < 2; i++) {
-		void *n;
+		void *r;
 
-		pthread_join(threads[i], &n);
-		won += (long)n;
+		pthread_join(threads[i], &r);
+		won += (long)r;
 	}
 	assert_int_equal(atomic_load(&doubly), 0);
 	assert_int_equal(v.links, won);
@@ -267,6 +273,16 @@ static void added_twice(void **state)
 	file_close(fds[1]);
 	file_close(vm);
 	assert_int_equal(v.released, 1);
+}
+
+/* At full speed, and with a pause between the look at the list and the entry. Seen to fail, at the pause, with the
+ * look done before kv->lock is taken. */
+static void added_twice(void **state)
+{
+	add_twice(10000);
+	atomic_store(&base_mutations, BIT(PAUSE_VFIO_ADD));
+	add_twice(200);
+	atomic_store(&base_mutations, 0);
 }
 
 static void *create_one(void *arg)
