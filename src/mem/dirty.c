@@ -2,16 +2,31 @@
 /* Dirty logs: collecting and clearing them. fill.c says why no write is lost. */
 #include "mem/slot.h"
 
+#ifdef USERKVM_CHECKED
+void (*slot_revoke_hook)(bool done);
+#define REVOKE_HOOK(done)                       \
+	do {                                    \
+		if (unlikely(slot_revoke_hook)) \
+			slot_revoke_hook(done); \
+	} while (0)
+#else
+#define REVOKE_HOOK(done) \
+	do {              \
+	} while (0)
+#endif
+
 bool slot_revoke_write(struct slot *s, uint64_t word, uint64_t mask)
 {
 	bool had = false;
 
+	REVOKE_HOOK(false);
 	for (; mask; mask &= mask - 1) {
 		_Atomic uint64_t *spte = slot_spte(s, word * 64 + (unsigned)__builtin_ctzll(mask));
 
 		if (spte && (atomic_load(spte) & SPTE_WRITE))
 			had |= atomic_fetch_and(spte, ~SPTE_WRITE) & SPTE_WRITE;
 	}
+	REVOKE_HOOK(true);
 	return had;
 }
 

@@ -151,6 +151,10 @@ void mem_revoke(struct mem *m);
 
 /* Takes the right to write from the pages of one bitmap word; true if anyone had it. slots_lock. */
 bool slot_revoke_write(struct slot *s, uint64_t word, uint64_t mask);
+#ifdef USERKVM_CHECKED
+/* Called by slot_revoke_write when it begins and when it has done; set by tests. */
+extern void (*slot_revoke_hook)(bool done);
+#endif
 
 /* -- ring.c -- */
 

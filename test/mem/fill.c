@@ -24,6 +24,7 @@ static void nothing_there_is_a_device(void **state)
 	assert_int_equal(mem_read(w->mem, 0, 0, &v, 0), 0);
 }
 
+/* Seen to fail without MEM_READONLY in fill, and without the look at `readonly` in access.c's find. */
 static void readonly_slots_read_but_do_not_write(void **state)
 {
 	struct world *w = *state;
@@ -42,6 +43,7 @@ static void readonly_slots_read_but_do_not_write(void **state)
 	assert_true(mem_is_visible(w->mem, 0, 0x1000));
 }
 
+/* Seen to fail with ids made of the host address. */
 static void pages_have_addresses_and_identities(void **state)
 {
 	struct world *w = *state;
@@ -73,6 +75,7 @@ static void fill_touches_no_guest_memory(void **state)
 	assert_ptr_equal(p.host, (void *)0x7fff00000000);
 }
 
+/* Seen to fail with a page's whole length taken from any byte of it, in access.c's find. */
 static void accesses_cross_slots_and_stop_at_holes(void **state)
 {
 	struct world *w = *state;
@@ -109,6 +112,7 @@ static void vanished_memory_gives_efault(void **state)
 	munmap(p, PAGE_SIZE);
 }
 
+/* Seen to fail without the test of the alignment in mem_cmpxchg. */
 static void exchanges_compare(void **state)
 {
 	struct world *w = *state;
@@ -128,6 +132,7 @@ static void exchanges_compare(void **state)
 	assert_int_equal(*(uint64_t *)pool, 9);
 }
 
+/* Seen to fail without mem_invalidating in fill. */
 static void invalidations_make_fills_retry(void **state)
 {
 	struct world *w = *state;

@@ -13,6 +13,7 @@ static int make_pool(void **state)
 	return base_sig_enable();
 }
 
+/* Seen to fail without the comparison with HVA_LIMIT in check_region. */
 static void impossible_regions_are_refused(void **state)
 {
 	struct world *w = *state;
@@ -38,6 +39,7 @@ static void impossible_regions_are_refused(void **state)
 	assert_false(mem_is_visible(w->mem, 0, 0));
 }
 
+/* Seen to fail without the comparison of the host address in classify. */
 static void existing_slots_keep_their_nature(void **state)
 {
 	struct world *w = *state;
@@ -54,6 +56,7 @@ static void existing_slots_keep_their_nature(void **state)
 	assert_int_equal(mem_generation(w->mem), gen + 1);
 }
 
+/* Seen to fail with slot_set_overlaps never true. */
 static void overlaps_are_refused(void **state)
 {
 	struct world *w = *state;
@@ -73,6 +76,7 @@ static void overlaps_are_refused(void **state)
 	assert_true(mem_is_visible(w->mem, 0, 0x8000));
 }
 
+/* Seen to fail without flush_if in invalidate_slot. */
 static void delete_and_create_again(void **state)
 {
 	struct world *w = *state;
@@ -91,6 +95,7 @@ static void delete_and_create_again(void **state)
 	assert_true(a.id != b.id);
 }
 
+/* Seen to fail with flush_if flushing always. */
 static void what_nobody_holds_is_not_flushed(void **state)
 {
 	struct world *w = *state;
@@ -195,6 +200,7 @@ static void try_update(struct world *w, uint32_t flags, uint64_t gpa, uint64_t s
 	assert_int_equal(mem_generation(w->mem), gen + 1);
 }
 
+/* Seen to fail without discard in prepare. */
 static void every_allocation_may_fail(void **state)
 {
 	struct world *w = *state;
@@ -218,7 +224,8 @@ static void every_allocation_may_fail(void **state)
 	assert_false(mem_is_visible(w->mem, 0, 0x10000));
 }
 
-/* While a slot is being deleted or moved, vCPUs retry; the hypervisor's own accesses wait. */
+/* While a slot is being deleted or moved, vCPUs retry; the hypervisor's own accesses wait. Seen to fail without the look
+ * at `invalid` in fill. */
 static struct mem_page during;
 static enum mem_fill_result during_result;
 static bool during_visible;
@@ -263,9 +270,46 @@ static void invalid_slots_give_retry(void **state)
 	assert_int_equal(mem_fill(w->mem, 0, 0x80000, true, &p), MEM_FIXED);
 }
 
-/* -- Moving slots under readers -- */
+/* -- Slots under readers -- */
 
-static _Atomic bool stop;
+static _Atomic bool stop, inside, left;
+
+static void *stay(void *arg)
+{
+	struct world *w = arg;
+	int idx = srcu_read_lock(&w->srcu);
+
+	atomic_store(&inside, true);
+	usleep(10000);
+	atomic_store(&left, true);
+	srcu_read_unlock(&w->srcu, idx);
+	return NULL;
+}
+
+/* Every kind of change waits for those who may have found the slots as they were. Seen to fail (the creation) without
+ * srcu_synchronize in publish, and (the flags) without the one in commit_flags. */
+static void updates_wait_for_readers(void **state)
+{
+	static const struct {
+		uint32_t flags;
+		uint64_t gpa, size;
+	} changes[] = {
+	    {0, 0x10000, PAGE_SIZE}, {LOG, 0x10000, PAGE_SIZE}, {LOG, 0x20000, PAGE_SIZE}, {0, 0, 0}};
+	struct world *w = *state;
+	pthread_t t;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(changes); i++) {
+		atomic_store(&inside, false);
+		atomic_store(&left, false);
+		pthread_create(&t, NULL, stay, w);
+		while (!atomic_load(&inside))
+			sched_yield();
+		assert_int_equal(set_region(w, 1, changes[i].flags, changes[i].gpa, changes[i].size, pool),
+				 0);
+		assert_true(atomic_load(&left));
+		pthread_join(t, NULL);
+	}
+}
 
 /* Fills and reads all the time: only ever sees the slot at one of its places, or nothing. */
 static void *watcher(void *arg)
@@ -328,6 +372,7 @@ int main(void)
 	    TEST(big_slots_are_cheap),
 	    TEST(every_allocation_may_fail),
 	    TEST(invalid_slots_give_retry),
+	    TEST(updates_wait_for_readers),
 	    TEST(readers_survive_moves),
 	};
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* make check T=mem/ring: dirty rings (api.rst 8.29), refusals first; then writers against a collector. */
+#include "mem/slot.h"
 #include "mem_test.h"
 #include "torture.h"
 
@@ -223,6 +224,82 @@ static void forged_entries_do_no_harm(void **state)
 	no_rings();
 }
 
+/* -- A page handed out while it is taken back (fill.c's order, as in mem/dirty) -- */
+
+#define MET 7U
+
+static struct world *met_world;
+static bool met_write, met_done, met_writable;
+static unsigned met_flushes; /* when the page was handed out */
+
+static void *hand_out(void *arg)
+{
+	mem_ring_use(ring[1]);
+	base_bug_on(touch(arg, MET, met_write, &met_writable) != MEM_FIXED);
+	met_flushes = ((struct world *)arg)->flushes;
+	mem_ring_use(NULL);
+	return NULL;
+}
+
+static void hand_out_amid(bool done)
+{
+	pthread_t t;
+
+	if (done != met_done)
+		return;
+	slot_revoke_hook = NULL;
+	pthread_create(&t, NULL, hand_out, met_world);
+	pthread_join(t, NULL);
+}
+
+static void *reset_once(void *arg)
+{
+	base_bug_on(reset(arg) != 1);
+	return NULL;
+}
+
+/* On another thread: a read section may not wait for the lock of the memslots. */
+static void reset_amid(struct slot *s, uint64_t rel)
+{
+	pthread_t t;
+
+	slot_grant_hook = NULL;
+	pthread_create(&t, NULL, reset_once, met_world);
+	pthread_join(t, NULL);
+}
+
+/* Who may write is told to ask again, or the page has been entered once more. Seen to fail with the right to write
+ * taken before the bit in batch_end. */
+static void a_hand_out_amid_a_reset(void **state)
+{
+	struct world *w = *state;
+
+	rings(w, PAGES);
+	met_world = w;
+	for (unsigned i = 0; i < 8; i++) {
+		met_write = i & 1;
+		met_done = i & 2;
+		mem_ring_use(ring[0]);
+		touch(w, MET, true, NULL);
+		assert_int_equal(collect(0), MET);
+		if (i & 4) { /* marked again, and nobody may write */
+			slot_grant_hook = reset_amid;
+			touch(w, MET, true, NULL);
+			assert_int_equal(collect(0), MET);
+		}
+		slot_revoke_hook = hand_out_amid;
+		assert_int_equal(reset(w), 1);
+		assert_null(slot_revoke_hook);
+		assert_true(!met_writable || met_flushes != w->flushes || collect(1) == MET);
+		assert_true(!met_write || met_writable);
+		/* All taken back, for the next turn. */
+		while (collect(1) >= 0)
+			;
+		reset(w);
+	}
+	no_rings();
+}
+
 /* -- Under fire: as mem/dirty, the copy equals the memory at the end -- */
 
 static _Atomic bool stop;
@@ -331,7 +408,7 @@ int main(void)
 	    TEST(sizes_are_checked),	     TEST(a_page_is_entered_once_until_reset),
 	    TEST(older_marks_are_forgotten), TEST(writers_without_a_ring_find_one),
 	    TEST(a_full_ring_refuses),	     TEST(forged_entries_do_no_harm),
-	    TEST(nothing_is_lost),
+	    TEST(a_hand_out_amid_a_reset),   TEST(nothing_is_lost),
 	};
 
 	return cmocka_run_group_tests(tests, make_pool, NULL);

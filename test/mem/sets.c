@@ -72,7 +72,7 @@ static void both_sets_have_one_content(void **state)
 }
 
 /* While an update is under way a reader's set stays as it was: the one it found, whole.
- * Seen to fail with the edit made in the active set. */
+ * Seen to fail with publish's two sets exchanged, so that the edit is made in the active one. */
 static void a_readers_set_does_not_change(void **state)
 {
 	struct world *w = *state;
@@ -309,8 +309,9 @@ static void live_again(struct slot *s, uint64_t rel)
 	atomic_store(spte, (uint64_t)atomic_load(&s->gen) << SPTE_GEN_SHIFT | SPTE_PRESENT | SPTE_ACCESSED);
 }
 
-/* Seen to fail with the generation read once, before the loop of spte_add: then the entry is written over with one
- * of the old life, which this life takes for empty. */
+/* Seen to fail with the generation read once, before the loop of spte_add, and not compared with the slot's behind
+ * it: then the entry is written over with one of the old life, which this life takes for empty. (With the comparison
+ * left in, the loop does not end.) */
 static void an_entry_of_another_life_is_not_taken(void **state)
 {
 	struct world *w = *state;
