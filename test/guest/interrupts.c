@@ -323,7 +323,8 @@ static void irqfd_message(void **state)
 	close(fd);
 }
 
-/* Level-triggered: the EOI lowers the line and tells the VMM, who raises it again if need be. */
+/* Level-triggered: the EOI lowers the line and tells the VMM, who raises it again if need be. Seen to fail with no
+ * resamplefd signalled, and with the line left up, by irqfd.c's on_ack. */
 static void irqfd_resample(void **state)
 {
 	struct env *e = *state;

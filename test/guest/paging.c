@@ -92,6 +92,7 @@ static void invlpg_and_remap(void **state)
 	}
 }
 
+/* Seen to fail without SMEP in walk_rights. */
 static void smep_and_smap(void **state)
 {
 	static const uint8_t jump[] = {0xff, 0xe0}, load[] = {0x8a, 0x18, 0xf4};
@@ -129,6 +130,7 @@ static void smep_and_smap(void **state)
 	pd[0] |= 4;
 }
 
+/* Seen to fail with CR0.WP not looked at in walk_rights. */
 static void wp_off(void **state)
 {
 	static const uint8_t store[] = {0xc6, 0x00, 0x5a, 0xf4};

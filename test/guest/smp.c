@@ -118,6 +118,7 @@ KU_ASM(start_other, 64,
        "out %al, $0xe1");
 KU_ASM(started, 16, "movw %cs, %ax\n movw %ax, 0x7002\n movb $0x77, 0x7000\n cli\n 1: hlt\n jmp 1b");
 
+/* Seen to fail (a time-out) with the vector of SIPI taken for 0. */
 static void startup(void **state)
 {
 	struct env *e = *state;
