@@ -421,7 +421,7 @@ void file_drain(void)
 {
 	struct file_list dead = {NULL};
 
-	if (!files_live() || must_defer() || !owner_is_me())
+	if (!files_live() || must_defer() || !watch_pending() || !owner_is_me())
 		return;
 	files_lock();
 	watch_drain(&dead);

@@ -43,6 +43,9 @@ void watch_forked(void);
 /* Watches the inode behind `path` for the last close; fd_lock not needed. The descriptor, or -errno. */
 int watch_add(const char *path, int access);
 void watch_del(int wd);
+/* True if the kernel reported something that nobody has acted on. No lock, one system call: what a close of any
+ * descriptor of the VMM's asks before it takes fd_lock. */
+bool watch_pending(void);
 /* Takes what the kernel reported so far; files whose last reference went are put on `dead`. fd_lock. */
 void watch_drain(struct file_list *dead);
 

@@ -7,6 +7,7 @@
  */
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/inotify.h>
@@ -19,7 +20,8 @@
 #define DOUBTS	 8
 
 static struct {
-	int fd;
+	_Atomic int fd;
+	_Atomic bool draining; /* an event may have been taken and not yet acted on */
 	struct loop_fd loop;
 	struct loop_timer again;
 	bool no_probe; /* the host does not let us open map_files */
@@ -115,13 +117,21 @@ static void on_again(void *arg)
 	on_event(NULL, 0);
 }
 
-void watch_drain(struct file_list *dead)
+bool watch_pending(void)
+{
+	struct pollfd p = {.fd = atomic_load(&watch.fd), .events = POLLIN};
+
+	if (p.fd < 0)
+		return false;
+	/* In this order: an event that poll does not see was taken by a drain that still shows, or is over. */
+	return sys_call(SYS_poll, &p, 1, 0) || atomic_load(&watch.draining);
+}
+
+static void take_events(struct file_list *dead)
 {
 	_Alignas(struct inotify_event) char buf[4096];
 	long n;
 
-	if (watch.fd < 0)
-		return;
 	while ((n = sys_call(SYS_read, watch.fd, buf, sizeof(buf))) > 0) {
 		const struct inotify_event *e;
 
@@ -138,6 +148,15 @@ void watch_drain(struct file_list *dead)
 			closed(f, dead);
 		}
 	}
+}
+
+void watch_drain(struct file_list *dead)
+{
+	if (watch.fd < 0)
+		return;
+	atomic_store(&watch.draining, true);
+	take_events(dead);
+	atomic_store(&watch.draining, false);
 }
 
 int watch_start(void)
@@ -165,6 +184,7 @@ void watch_forked(void)
 	/* The description is the parent's: reading it here would steal the parent's events. */
 	sys_fd_close(watch.fd);
 	watch.fd = -1;
+	watch.draining = false; /* by a thread that the child has not */
 	watch.no_probe = false;
 }
 
