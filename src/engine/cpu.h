@@ -337,6 +337,8 @@ struct place {
 void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p);
 /* Tells port->tracked of a write (access.c). */
 void access_told(struct engine_cpu *c, uint64_t gpa, const void *data, unsigned len);
+/* Makes the entry of a global page, left by another generation, one of this; false: there is none. */
+bool mmu_revive(struct engine_cpu *c, uint64_t lin);
 void mmu_flush_all(struct engine_cpu *c);
 void mmu_flush_page(struct engine_cpu *c, uint64_t lin);
 /* After a change of CR3 (noflush = bit 63 of a MOV CR3 under PCIDE) or of paging-related bits. */

@@ -36,7 +36,8 @@
 #define JIT_BUCKETS    (1u << 15)
 #define JIT_CLASSES    3 /* privilege classes of the MMU */
 #define JIT_TLB	       256
-#define JIT_JUMPS      1024
+#define JIT_JUMPS      (1u << 14)
+#define JIT_LOCAL      96
 #define JIT_HEAT       (1u << 14)
 #define JIT_THRESHOLD  8	  /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
 #define JIT_BLOCK_MAX  40	  /* instructions */
@@ -63,10 +64,20 @@ struct jit_tlb {
 };
 #define JIT_NO_PAGE 0x0101010101010101ULL
 
-/* Targets of indirect branches: minus the RIP, and the block's entry. */
+/* Targets of indirect branches, by jit_jump_index: the complement of the RIP, and the block's entry. Fresh zeros match
+ * RIP ~0 only, whose place is not left zero. */
 struct jit_jump {
-	uint64_t neg[JIT_JUMPS], entry[JIT_JUMPS];
+	struct {
+		uint64_t not_rip, entry;
+	} at[JIT_JUMPS];
 };
+static inline unsigned jit_jump_index(uint64_t rip)
+{
+	uint64_t h = 0;
+
+	__asm__("crc32q %1, %0" : "+r"(h) : "r"(rip));
+	return (unsigned)h & (JIT_JUMPS - 1);
+}
 
 struct jit_block {
 	uint64_t rip;
@@ -95,6 +106,7 @@ struct jit_site {
 	uint32_t block;
 	uint16_t rip; /* from the block's */
 	uint8_t index, len, size, kind;
+	bool plain; /* the access faults before anything else of the instruction does, and as a whole */
 	uint16_t mnemonic;
 };
 
@@ -114,6 +126,11 @@ struct jit {
 	uint64_t stamp[JIT_BLOCKS]; /* minus the word (exit word, slow bits, epoch) under which it is valid */
 	struct jit_tlb tlb[JIT_CLASSES];
 	struct jit_jump jump[JIT_CLASSES];
+	struct {
+		uint8_t class, index;
+		bool write;
+	} local[JIT_LOCAL]; /* entries of tlb that are not global */
+	unsigned nlocal;    /* JIT_LOCAL + 1: more than these */
 	/* -- The rest -- */
 	uint8_t *rw, *rx;
 	void (*enter)(struct engine_cpu *c, uint64_t code);
@@ -143,7 +160,7 @@ struct jit {
 };
 #define JIT_NO_STAMP  1 /* no word's: reasons to be careful are never entered */
 #define JIT_NO_EXIT   UINT32_MAX
-#define JIT_NO_TARGET BIT(56) /* minus a non-canonical address */
+#define JIT_NO_TARGET BIT(56) /* no complement of an address */
 #define JIT_BYTES     (JIT_CODE_SIZE / 4)
 #define JIT_OFF(f)    ((uint32_t)(sizeof(struct engine_cpu) + offsetof(struct jit, f)))
 #define CPU_OFF(f)    ((uint32_t)offsetof(struct engine_cpu, f))
@@ -244,7 +261,13 @@ static inline void jit_tlb_inserted(struct engine_cpu *c, uint64_t lin, bool glo
 	if (c->jit)
 		c->jit->tlb_global[(lin >> PAGE_SHIFT) & (TLB_ENTRIES - 1)] = global;
 }
-/* True if the page, whose entry in c->tlb is current, is global. */
+/* No entry of c->tlb outlives its generation any more. */
+static inline void jit_no_globals(struct engine_cpu *c)
+{
+	if (c->jit)
+		memset(c->jit->tlb_global, 0, sizeof(c->jit->tlb_global));
+}
+/* True if the page's entry in c->tlb, or what it was in another generation, is global. */
 static inline bool jit_is_global(const struct engine_cpu *c, uint64_t lin)
 {
 	return c->jit->tlb_global[(lin >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];

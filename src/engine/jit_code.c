@@ -67,7 +67,7 @@ static void set_constants(struct engine_cpu *c)
 
 	j->mask_page = ~PAGE_OFFSET_MASK;
 	j->mask_index = (uint64_t)(JIT_TLB - 1) << PAGE_SHIFT;
-	j->mask_jump = JIT_JUMPS - 1;
+	j->mask_jump = (JIT_JUMPS - 1) << 1;
 	j->mask_global = JIT_MASK_GLOBAL;
 	j->self = (uint64_t)c;
 	j->helper = (uint64_t)jit_slow;
@@ -125,13 +125,14 @@ void jit_flush(struct engine_cpu *c)
 
 	if (j->nblocks)
 		memset(j->bucket, 0, JIT_BUCKETS * sizeof(*j->bucket));
-	for (unsigned k = 0; k < JIT_CLASSES; k++)
-		for (unsigned i = 0; i < JIT_JUMPS; i++)
-			j->jump[k].neg[i] = JIT_NO_TARGET;
-	if (j->nblocks)
+	if (j->nblocks) {
 		memset(j->code_pages, 0, sizeof(j->code_pages));
-	memset(j->by_lin, 0, sizeof(j->by_lin));
-	memset(j->by_bit, 0, sizeof(j->by_bit));
+		memset(j->by_lin, 0, sizeof(j->by_lin));
+		memset(j->by_bit, 0, sizeof(j->by_bit));
+		memset(j->jump, 0, sizeof(j->jump));
+	}
+	for (unsigned k = 0; k < JIT_CLASSES; k++)
+		j->jump[k].at[jit_jump_index(~0ULL)].not_rip = JIT_NO_TARGET;
 	j->used = j->thunks_end;
 	j->nblocks = j->nsites = j->nexits = j->bytes_used = 0;
 	j->exit_id = JIT_NO_EXIT;

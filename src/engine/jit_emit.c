@@ -87,17 +87,37 @@ void e_mov_imm(struct emit *e, unsigned reg, uint64_t imm)
 	}
 }
 
-void e_pext(struct emit *e, unsigned reg, unsigned src, uint32_t off)
+/* VEX.LZ.pp.0F38.W1 F5 /r: reg, vvvv, r/m */
+static void pext_pdep(struct emit *e, unsigned pp, unsigned reg, unsigned src, uint32_t off)
 {
-	/* VEX.LZ.F3.0F38.W1 F5 /r: pext reg, vvvv, r/m */
 	e8(e, 0x65);
 	e8(e, 0xc4);
 	e8(e, (reg >> 3 ? 0 : 0x80) | 0x40 | 0x20 | 2);
-	e8(e, 0x80 | (~src & 15) << 3 | 2);
+	e8(e, 0x80 | (~src & 15) << 3 | pp);
 	e8(e, 0xf5);
 	e8(e, (reg & 7) << 3 | 4);
 	e8(e, 0x25);
 	e32(e, off);
+}
+
+void e_pext(struct emit *e, unsigned reg, unsigned src, uint32_t off)
+{
+	pext_pdep(e, 2, reg, src, off);
+}
+
+void e_pdep(struct emit *e, unsigned reg, unsigned src, uint32_t off)
+{
+	pext_pdep(e, 3, reg, src, off);
+}
+
+void e_crc32(struct emit *e, unsigned reg, unsigned rm)
+{
+	e8(e, 0xf2);
+	rex(e, true, reg, 0, rm);
+	e8(e, 0x0f);
+	e8(e, 0x38);
+	e8(e, 0xf1);
+	e8(e, 3 << 6 | (reg & 7) << 3 | (rm & 7));
 }
 
 void e_jmp_gs(struct emit *e, uint32_t off)

@@ -71,8 +71,11 @@ void e_lea_full(struct emit *e, bool w, bool size16, unsigned reg, int base, int
 		int32_t disp);
 /* mov reg, imm (shortest form; no flags) */
 void e_mov_imm(struct emit *e, unsigned reg, uint64_t imm);
-/* pext reg, src, gs:[off] */
+/* pext, pdep reg, src, gs:[off] */
 void e_pext(struct emit *e, unsigned reg, unsigned src, uint32_t off);
+void e_pdep(struct emit *e, unsigned reg, unsigned src, uint32_t off);
+/* crc32 reg, rm of 8 bytes: no flags */
+void e_crc32(struct emit *e, unsigned reg, unsigned rm);
 /* jmp gs:[off] */
 void e_jmp_gs(struct emit *e, uint32_t off);
 /* jmp rel32 to a code offset; returns the offset of the rel32 */

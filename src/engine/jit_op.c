@@ -28,6 +28,8 @@ struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigne
 			       .len = (uint8_t)(m->next - m->rip),
 			       .size = (uint8_t)size,
 			       .kind = kind,
+			       .plain = m->d.in.meta.isa_ext == ZYDIS_ISA_EXT_BASE ||
+					m->d.in.meta.isa_ext == ZYDIS_ISA_EXT_LONGMODE,
 			       .mnemonic = (uint16_t)m->d.in.mnemonic};
 	s->end = s->start;
 	return s;
@@ -616,13 +618,15 @@ static void look_up_target(struct making *m, const struct jit_site *s)
 	uint32_t table = JIT_OFF(jump) + (m->b->key & JIT_KEY_CLASS) * (uint32_t)sizeof(struct jit_jump);
 	struct emit *e = &m->e;
 
-	e_pext(e, H_R15, H_R14, JIT_OFF(mask_jump));
-	e_gs_index(e, H_RCX, H_R15, table + (uint32_t)offsetof(struct jit_jump, neg));
-	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
+	e_mov_imm(e, H_R15, 0);
+	e_crc32(e, H_R15, H_R14);
+	e_pdep(e, H_R15, H_R15, JIT_OFF(mask_jump));
+	e_gs_index(e, H_RCX, H_R15, table + (uint32_t)offsetof(struct jit_jump, at[0].not_rip));
+	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 1);
 	e8(e, 0xe3);
 	e8(e, 5);
 	jit_jump_slow(m, s);
-	e_gs_index(e, H_R14, H_R15, table + (uint32_t)offsetof(struct jit_jump, entry));
+	e_gs_index(e, H_R14, H_R15, table + (uint32_t)offsetof(struct jit_jump, at[0].entry));
 }
 
 static void jump_r14(struct making *m)

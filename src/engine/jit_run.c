@@ -78,28 +78,84 @@ static uint64_t enter_block(struct engine_cpu *c, struct jit_block *b)
 
 /* -- Sites -- */
 
+/* The exit by which the last block left leads to b from now on; an indirect branch finds it in the table. */
+static void link_to(struct engine_cpu *c, const struct jit_block *b, uint32_t exit_id)
+{
+	struct jit *j = c->jit;
+	struct jit_jump *t = &j->jump[b->key & JIT_KEY_CLASS];
+	unsigned i = jit_jump_index(b->rip);
+
+	if (exit_id != JIT_NO_EXIT && j->exit[exit_id].target == b->rip && j->exit[exit_id].key == b->key) {
+		jit_patch(j, j->exit[exit_id].patch, b->entry);
+		return;
+	}
+	t->at[i].entry = (uint64_t)j->rx + b->entry;
+	t->at[i].not_rip = ~b->rip;
+}
+
+/* RIP stands somewhere else: the block there, if there is one; 0 = leave. Its head looks at the word. */
+static uint64_t go_on_at(struct engine_cpu *c)
+{
+	struct jit_block *b = c->code64 ? jit_find(c, c->rip) : NULL;
+
+	if (!b)
+		return 0;
+	link_to(c, b, JIT_NO_EXIT);
+	flags_out(c);
+	fpu_live(c->fpu);
+	return (uint64_t)c->jit->rx + b->entry;
+}
+
+/* c->rip stands at the site, and nothing from there on is counted. Returns what was counted. */
+static unsigned stand_at(struct engine_cpu *c, const struct jit_site *s, const struct jit_block *b)
+{
+	unsigned left = b->insns - s->index;
+
+	c->rip = b->rip + s->rip;
+	c->retired -= left;
+	return left;
+}
+
 /* Executes the site's instruction by its handler and says where to go on. */
 static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, struct jit_block *b)
 {
 	struct jit *j = c->jit;
 	uint64_t next = b->rip + s->rip + s->len;
-	unsigned left = b->insns - s->index, key = b->key;
+	unsigned left = stand_at(c, s, b), key = b->key;
 
 	j->stats.fallbacks++;
 	if (unlikely(j->by_mnemonic))
 		jit_stats_site(j, s);
-	c->rip = b->rip + s->rip;
-	c->retired -= left;
 	interp_one(c);
 	if (s->kind != SITE_CALL)
 		jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE);
-	if (!s->cont || c->rip != next || !c->code64 || jit_key(c) != key ||
-	    jit_block_word(c, b) + j->stamp[s->block] != 0)
+	if (!s->cont || c->rip != next || !c->code64 || jit_key(c) != key)
+		return go_on_at(c);
+	if (jit_block_word(c, b) + j->stamp[s->block] != 0)
 		return 0;
 	c->retired += left - 1;
 	flags_out(c);
 	fpu_live(c->fpu);
 	return (uint64_t)j->rx + s->cont;
+}
+
+/* The access is not in the table: from c->tlb, else by a walk, which may raise. False: that is not enough. */
+static bool find_page(struct engine_cpu *c, const struct jit_site *s, const struct jit_block *b)
+{
+	bool write = s->kind == SITE_WRITE;
+	struct jit *j = c->jit;
+	struct place p;
+	unsigned left;
+
+	if (jit_tlb_fill(c, j->lin, s->size, write))
+		return true;
+	if (!s->plain || s->size - 1U > (~j->lin & PAGE_OFFSET_MASK) || !is_canonical(j->lin))
+		return false;
+	left = stand_at(c, s, b);
+	mmu_translate(c, j->lin, write ? ACC_WRITE : ACC_READ, &p);
+	c->retired += left;
+	/* A store to the block's own code: not from within. */
+	return jit_block_word(c, b) + j->stamp[s->block] == 0 && jit_tlb_fill(c, j->lin, s->size, write);
 }
 
 uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
@@ -113,7 +169,7 @@ uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
 	if (s->kind == SITE_ENTRY)
 		return enter_block(c, b);
 	if (s->kind != SITE_CALL && (site != j->filled_site || c->retired != j->filled_at) &&
-	    jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE)) {
+	    find_page(c, s, b)) {
 		j->filled_site = site;
 		j->filled_at = c->retired;
 		j->stats.fills++;
@@ -169,21 +225,6 @@ static void run_without(struct engine_cpu *c)
 	}
 	c->jit->stats.cold++;
 	interp_one(c);
-}
-
-/* The exit by which the last block left leads to b from now on; an indirect branch finds it in the table. */
-static void link_to(struct engine_cpu *c, const struct jit_block *b, uint32_t exit_id)
-{
-	struct jit *j = c->jit;
-	unsigned i = b->rip & (JIT_JUMPS - 1);
-
-	if (exit_id != JIT_NO_EXIT && j->exit[exit_id].target == b->rip && j->exit[exit_id].key == b->key) {
-		jit_patch(j, j->exit[exit_id].patch, b->entry);
-		return;
-	}
-	j->jump[b->key & JIT_KEY_CLASS].neg[i] = JIT_NO_TARGET;
-	j->jump[b->key & JIT_KEY_CLASS].entry[i] = (uint64_t)j->rx + b->entry;
-	j->jump[b->key & JIT_KEY_CLASS].neg[i] = -b->rip;
 }
 
 static void run_block(struct engine_cpu *c, struct jit_block *b)

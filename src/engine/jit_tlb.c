@@ -48,19 +48,33 @@ void jit_new_mapping(struct engine_cpu *c)
 	set_generation(c);
 }
 
+static void no_local_pages(struct jit_tlb *t)
+{
+	for (unsigned i = 0; i < JIT_TLB; i++) {
+		t->rneg[i] = t->rglobal[i] ? t->rneg[i] : JIT_NO_PAGE;
+		t->wneg[i] = t->wglobal[i] ? t->wneg[i] : JIT_NO_PAGE;
+	}
+}
+
 void jit_new_space(struct engine_cpu *c)
 {
-	if (!c->jit || !c->jit->rw)
+	struct jit *j = c->jit;
+
+	if (!j || !j->rw)
 		return;
 	set_generation(c);
-	for (unsigned k = 0; k < JIT_CLASSES; k++) {
-		struct jit_tlb *t = &c->jit->tlb[k];
+	for (unsigned k = 0; j->nlocal > JIT_LOCAL && k < JIT_CLASSES; k++)
+		no_local_pages(&j->tlb[k]);
+	for (unsigned k = 0; j->nlocal <= JIT_LOCAL && k < j->nlocal; k++) {
+		struct jit_tlb *t = &j->tlb[j->local[k].class];
+		unsigned i = j->local[k].index;
 
-		for (unsigned i = 0; i < JIT_TLB; i++) {
-			t->rneg[i] = t->rglobal[i] ? t->rneg[i] : JIT_NO_PAGE;
+		if (j->local[k].write)
 			t->wneg[i] = t->wglobal[i] ? t->wneg[i] : JIT_NO_PAGE;
-		}
+		else
+			t->rneg[i] = t->rglobal[i] ? t->rneg[i] : JIT_NO_PAGE;
 	}
+	j->nlocal = 0;
 }
 
 void jit_new_page(struct engine_cpu *c, uint64_t lin)
@@ -72,6 +86,18 @@ void jit_new_page(struct engine_cpu *c, uint64_t lin)
 		c->jit->tlb[k].rneg[index_of(lin)] = c->jit->tlb[k].wneg[index_of(lin)] = JIT_NO_PAGE;
 }
 
+/* An entry that the next address space may not see. */
+static void note_local(struct jit *j, unsigned class, unsigned index, bool write)
+{
+	if (j->nlocal < JIT_LOCAL) {
+		j->local[j->nlocal].class = (uint8_t) class;
+		j->local[j->nlocal].index = (uint8_t)index;
+		j->local[j->nlocal++].write = write;
+	} else {
+		j->nlocal = JIT_LOCAL + 1;
+	}
+}
+
 bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
 {
 	uint64_t seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed),
@@ -80,12 +106,15 @@ bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
 	const volatile struct tlb_entry *e = TLB_AT(c, lin);
 	unsigned i = index_of(lin);
 
-	if ((write ? e->wtag : e->rtag) != tag)
+	if ((write ? e->wtag : e->rtag) != tag && (size - 1 > (~lin & PAGE_OFFSET_MASK) ||
+						   !mmu_revive(c, lin) || (write ? e->wtag : e->rtag) != tag))
 		return false;
 	/* In this order: generated code on this thread only, but engine_kick may come between any two. */
 	(write ? t->wneg : t->rneg)[i] = JIT_NO_PAGE;
 	(write ? t->wadd : t->radd)[i] = e->addend;
 	(write ? t->wglobal : t->rglobal)[i] = jit_is_global(c, lin);
+	if (!jit_is_global(c, lin))
+		note_local(c->jit, jit_class(c), i, write);
 	(write ? t->wneg : t->rneg)[i] = -(lin >> PAGE_SHIFT);
 	atomic_signal_fence(memory_order_seq_cst);
 	if (atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) == seq)

@@ -4,7 +4,8 @@
  *
  * A tag in c->tlb is the linear page ORed with c->tlb_key: two bits of privilege class and ten of
  * generation. A generation stands for one CR3 (or PCID) between flushes, so that flushing is mostly a new
- * number. Global pages are treated as if they were not global.
+ * number. An entry of a global page (c->jit's tlb_global) is taken over into the generation that asks for it, in
+ * mmu_revive, until the next full flush.
  *
  * Revocation: engine_kick runs in a signal handler on the cpu's own thread and can interrupt any line here.
  * Who inserts a pointer compares the sequence afterwards and withdraws the entry if it moved; who uses one
@@ -123,6 +124,28 @@ static void tlb_insert(struct engine_cpu *c, const struct walk *w, enum mmu_clas
 		e->rtag = e->wtag = e->xtag = ~0ULL;
 }
 
+bool mmu_revive(struct engine_cpu *c, uint64_t lin)
+{
+	uint64_t seq = walk_seq(c), tag = (lin & ~PAGE_OFFSET_MASK) | c->tlb_key;
+	struct tlb_entry *e = tlb_slot(c, lin);
+	uint64_t *tags[] = {&e->rtag, &e->wtag, &e->xtag};
+	bool any = false;
+
+	if (!c->jit || !jit_is_global(c, lin))
+		return false;
+	for (unsigned k = 0; k < ARRAY_SIZE(tags); k++) {
+		bool same = !((*tags[k] ^ tag) & ~(uint64_t)GEN_MASK);
+
+		any |= same;
+		*tags[k] = same ? tag : ~0ULL;
+	}
+	atomic_signal_fence(memory_order_seq_cst);
+	if (walk_seq(c) == seq)
+		return any;
+	e->rtag = e->wtag = e->xtag = ~0ULL;
+	return false;
+}
+
 void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p)
 {
 	enum mmu_class class = access_class(c, acc);
@@ -220,6 +243,7 @@ void mmu_flush_all(struct engine_cpu *c)
 	memset(c->pcid_gen, 0, sizeof(c->pcid_gen));
 	c->tlb_large = false;
 	c->tlb_large_map = 0;
+	jit_no_globals(c);
 	use_generation(c, new_generation(c));
 	jit_new_mapping(c);
 }

@@ -281,6 +281,48 @@ static void sees_its_own_mappings(void **state)
 	assert_int_equal(r->c->gpr[R13], 20 * 101);
 }
 
+/* The guest maps two pages by turns at one address, with what follows between the store to the table and the load. */
+#define MAPS(name, bits, flush)                                                                              \
+	CODE(name,                                                                                           \
+	     "mov %cr4, %rax\n or $0x80, %eax\n mov %rax, %cr4\n mov $40, %ebx\n mov $0x19000, %edi\n"       \
+	     "mov $0xa00000, %r12d\n 1: mov %ebx, %eax\n and $1, %eax\n shl $12, %eax\n add $0x100007+" bits \
+	     ", %eax\n mov %rax, (%rdi)\n " flush "\n mov %cr3, %rax\n mov %rax, %cr3\n mov (%r12), %eax\n"  \
+	     "add %rax, %r13\n dec %ebx\n jnz 1b\n hlt")
+MAPS(local_pages, "0", "");
+MAPS(global_pages, "0x100", "");
+MAPS(global_invlpg, "0x100", "invlpg (%r12)");
+MAPS(global_pge, "0x100",
+     "mov %cr4, %rax\n xor $0x80, %eax\n mov %rax, %cr4\n xor $0x80, %eax\n mov %rax, %cr4");
+
+/*
+ * Global pages survive a load of CR3, and neither INVLPG nor a change of CR4.PGE. Seen to fail without
+ * the look at jit_is_global in mmu_revive, and without jit_no_globals in mmu_flush_all.
+ */
+static void global_pages_survive(void **state)
+{
+	static const struct {
+		const uint8_t *code, *end;
+		unsigned sum;
+	} turns[] = {
+	    {local_pages, local_pages_end, 20 * 101},
+	    {global_pages, global_pages_end, 40 * 1},
+	    {global_invlpg, global_invlpg_end, 20 * 101},
+	    {global_pge, global_pge_end, 20 * 101},
+	};
+
+	for (unsigned k = 0; k < ARRAY_SIZE(turns); k++) {
+		struct rig *r = long_rig(state);
+
+		map(r, 0xa00000, 0x100000);
+		put(r, 0x100000, 1, 4);
+		put(r, 0x101000, 100, 4);
+		load(r, turns[k].code, turns[k].end);
+		r->c->gpr[R13] = 0;
+		assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
+		assert_int_equal(r->c->gpr[R13], turns[k].sum);
+	}
+}
+
 /* -- Leaving -- */
 
 static void *set_exit_word(void *c)
@@ -358,6 +400,7 @@ int main(void)
 	    RIG_TEST(sees_the_vmm_s_stores),
 	    RIG_TEST(sees_new_mappings),
 	    RIG_TEST(sees_its_own_mappings),
+	    RIG_TEST(global_pages_survive),
 	    RIG_TEST(a_chain_stops),
 	    RIG_TEST(vanished_memory),
 	    RIG_TEST(a_full_cache),
