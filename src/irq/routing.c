@@ -99,6 +99,7 @@ int irq_set_line(struct irq_vm *v, unsigned source, uint32_t gsi, int level, int
 		return -ENXIO;
 	idx = irq_enter(v);
 	t = srcu_dereference(v->table);
+	pause_if(PAUSE_ROUTE_HELD);
 	for (i = gsi < t->nr_gsi ? t->first[gsi] : 0; gsi < t->nr_gsi && i < t->first[gsi + 1]; i++) {
 		int r = drive(v, &t->r[i], source, level != 0, status != NULL);
 

@@ -102,6 +102,7 @@ static void slow(void *arg)
 	atomic_store(&out_fn, 1);
 }
 
+/* Seen to fail with the running function not looked at in loop_timer_cancel. */
 static void cancel_waits_for_a_running_callback(void **state)
 {
 	struct loop_timer t;
@@ -121,7 +122,14 @@ static void rearm(void *arg)
 	loop_timer_set(arg, base_now_ns());
 }
 
-/* A timer that always arms itself again can be stopped, and does not starve calls. */
+static void rearm_slowly(void *arg)
+{
+	slow(arg);
+	loop_timer_set(arg, base_now_ns() + 10000000000);
+}
+
+/* A timer that always arms itself again can be stopped, and does not starve calls. Seen to fail with loop_timer_cancel
+ * looking once and not until nothing is left. */
 static void cancel_beats_rearming(void **state)
 {
 	struct loop_timer t;
@@ -137,6 +145,13 @@ static void cancel_beats_rearming(void **state)
 	n = atomic_load(&rearmed);
 	usleep(2000);
 	assert_int_equal(atomic_load(&rearmed), n);
+	/* Cancelled in the midst of the function, which arms it after that. */
+	loop_timer_init(&t, rearm_slowly, &t);
+	atomic_store(&in_fn, 0);
+	loop_timer_set(&t, base_now_ns());
+	WAIT_FOR(atomic_load(&in_fn));
+	loop_timer_cancel(&t);
+	assert_false(loop_timer_armed(&t));
 }
 
 static void free_self(void *arg)
@@ -173,6 +188,13 @@ static void on_event(void *arg, uint32_t events)
 		atomic_fetch_add(&got, v);
 }
 
+static void on_event_slowly(void *arg, uint32_t events)
+{
+	on_event(arg, events);
+	slow(arg);
+}
+
+/* Seen to fail without the wait in loop_fd_del. */
 static void descriptors_are_watched_until_deleted(void **state)
 {
 	int e = eventfd(0, EFD_NONBLOCK);
@@ -193,6 +215,13 @@ static void descriptors_are_watched_until_deleted(void **state)
 	assert_int_equal(write(e, &one, sizeof(one)), sizeof(one));
 	usleep(3000);
 	assert_int_equal(atomic_load(&got), 100);
+	f.fn = on_event_slowly;
+	atomic_store(&in_fn, 0);
+	assert_int_equal(loop_fd_add(&f), 0);
+	WAIT_FOR(atomic_load(&in_fn));
+	atomic_store(&out_fn, 0);
+	loop_fd_del(&f);
+	assert_int_equal(atomic_load(&out_fn), 1);
 	close(e);
 }
 
@@ -207,7 +236,8 @@ static void bump(void *arg)
 	atomic_fetch_add((_Atomic int *)arg, 1);
 }
 
-/* What a forked child does: no timer of the parent's fires, its own loop works. */
+/* What a forked child does: no timer of the parent's fires, its own loop works. Seen to fail with a timer of any life
+ * taken for queued. */
 static int child(struct loop_timer *parents)
 {
 	static _Atomic int n;
