@@ -399,12 +399,15 @@ static void calls(void **state)
 	close(e.fd);
 }
 
-/* The guest's crash and reset are told. Seen to fail without the look at VCPU_REQ_HV_CRASH. */
+/* The guest's crash and reset are told, with no data (KVM_CAP_SYSTEM_EVENT_DATA). Seen to fail without the look at
+ * VCPU_REQ_HV_CRASH, and with ndata left as it was. */
 static void ends(void **state)
 {
 	assert_int_equal(guest_wrmsr(CRASH_P0, 0x77), 0);
+	g.cpu.run->system_event.ndata = 7;
 	assert_int_equal(guest_wrmsr(CRASH_CTL, 1ULL << 63), 1000 + KVM_EXIT_SYSTEM_EVENT);
 	assert_int_equal(g.cpu.run->system_event.type, KVM_SYSTEM_EVENT_CRASH);
+	assert_int_equal(g.cpu.run->system_event.ndata, 0);
 	assert_int_equal(host_rdmsr(CRASH_P0), 0x77);
 	assert_int_equal(guest_wrmsr(RESET, 1), 1000 + KVM_EXIT_SYSTEM_EVENT);
 	assert_int_equal(g.cpu.run->system_event.type, KVM_SYSTEM_EVENT_RESET);
