@@ -194,9 +194,12 @@ struct engine_counts {
 };
 void engine_count(struct engine_cpu *c, bool on, uint64_t left);
 const struct engine_counts *engine_counts(const struct engine_cpu *c);
-/* A number that changes while the cpu executes instructions. Any thread; imprecise. */
+/* A number that changes while the cpu executes instructions, if only now and then. 0: it never did. Any thread. */
 uint64_t engine_progress(const struct engine_cpu *c);
-/* Instructions retired since creation. */
+/*
+ * Instructions that the interpreter retired since creation, or all with USERKVM_STATS: translated code does not count
+ * for nothing. Two executions of one instruction that accesses a device never have the same number.
+ */
 uint64_t engine_retired(const struct engine_cpu *c);
 
 /*

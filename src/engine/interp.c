@@ -526,10 +526,10 @@ uint64_t engine_linear_rip(const struct engine_cpu *c)
 	return code_linear(c, c->rip);
 }
 
-/* A look from outside at a count that its owner changes: old or new, either will do. */
+/* A look from outside at counts that their owner changes: old or new, either will do. */
 __attribute__((no_sanitize("thread"))) uint64_t engine_progress(const struct engine_cpu *c)
 {
-	return *(const volatile uint64_t *)&c->retired;
+	return *(const volatile uint64_t *)&c->retired + (c->jit ? jit_progress(c->jit) : 0);
 }
 
 uint64_t engine_retired(const struct engine_cpu *c)

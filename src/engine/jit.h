@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Private to engine/: the translator. A block is guest code of one page, 64-bit, from a branch target to the
- * next branch, copied to host code with its registers renamed: the same instruction on the same operands, so
- * the same flags. What it does not copy it hands, instruction by instruction, to the interpreter's handler.
+ * Private to engine/: the translator. A block is a path through guest code of one page, 64-bit (jit_trace.h),
+ * copied to host code with its registers renamed: the same instruction on the same operands, so the same flags.
+ * What it does not copy it hands, instruction by instruction, to the interpreter's handler.
  *
  *	host	rax rdx rbx rbp rsi rdi r8..r11	the guest's registers of that name
  *		r13, r12			guest RCX, RSP
@@ -15,6 +15,8 @@
  *
  *	jit_code.c	code memory, blocks, look-up, what a PC in generated code belongs to
  *	jit_emit.h/.c	bytes
+ *	jit_trace.h/.c	the path, and which of its accesses lie beside each other
+ *	jit_access.c	memory operands
  *	jit_op.c	one guest instruction
  *	jit_vector.c	vector instructions
  *	jit_block.c	a block: what belongs to it, its head and its exits
@@ -39,9 +41,13 @@
 #define JIT_JUMPS      (1u << 14)
 #define JIT_LOCAL      96
 #define JIT_HEAT       (1u << 14)
-#define JIT_THRESHOLD  8	  /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
-#define JIT_BLOCK_MAX  40	  /* instructions */
-#define JIT_PAGES      4096	  /* buckets of blocks by page */
+#define JIT_PAGES      4096 /* buckets of blocks by page */
+#define JIT_THRESHOLD  8    /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
+#define JIT_BLOCK_MAX  64   /* instructions */
+#define JIT_RANGES     8    /* places in its page that a block is made from */
+#define JIT_GROUPS     16
+#define JIT_STEPS      (1u << 20)
+#define JIT_IN_VAIN    64 /* times that a block's groups may not be looked up, before it is made without */
 #define JIT_CODE_PAGES (1u << 22) /* bits of the filter of host pages with translated code */
 
 /*
@@ -63,6 +69,8 @@ struct jit_tlb {
 	uint8_t rglobal[JIT_TLB], wglobal[JIT_TLB]; /* entries that a CR3 load leaves */
 };
 #define JIT_NO_PAGE 0x0101010101010101ULL
+/* No canonical address plus this is one. */
+#define JIT_NO_ADDEND BIT(62)
 
 /* Targets of indirect branches, by jit_jump_index: the complement of the RIP, and the block's entry. Fresh zeros match
  * RIP ~0 only, whose place is not left zero. */
@@ -79,21 +87,37 @@ static inline unsigned jit_jump_index(uint64_t rip)
 	return (unsigned)h & (JIT_JUMPS - 1);
 }
 
+struct jit_range {
+	uint16_t off, len; /* in the page */
+};
+
 struct jit_block {
 	uint64_t rip;
 	uint32_t next;	/* hash chain: index + 1 */
 	uint32_t entry; /* code offsets */
 	uint32_t body;
-	uint16_t len; /* guest bytes */
-	uint8_t insns, key;
-	bool global; /* its page is */
-	bool dead;   /* its bytes changed: another block has its place */
-	bool linked; /* jit_page.c: into the lists of its pages */
+	uint32_t bytes; /* offset of the copy of its guest bytes in jit->bytes, range by range */
+	uint32_t step;	/* index of its first instruction in jit->step; one more follows the last */
+	uint8_t insns, key, nranges;
+	bool global;	 /* its page is */
+	bool dead;	 /* its bytes changed: another block has its place */
+	bool linked;	 /* jit_page.c: into the lists of its pages */
+	uint8_t in_vain; /* times that a group could not be looked up */
 	uint32_t next_lin, next_bit, bit;
 	const uint8_t *host; /* what RIP led to when the bytes were compared; NULL: stored to since */
 	uint64_t contents;   /* jit->contents at that time */
-	uint32_t bytes;	     /* offset of the copy of its guest bytes in jit->bytes */
+	struct jit_range range[JIT_RANGES];
 };
+
+/* An instruction of a block. */
+struct jit_step {
+	uint32_t code; /* offset of its code */
+	uint16_t at;   /* of the guest's code in the page; JIT_NOWHERE: another page's */
+	uint8_t
+	    until; /* if the interpreter executes it: up to which one it has to, for groups that begin here */
+	uint8_t uncounted; /* instructions before it that c->retired has not heard of */
+};
+#define JIT_NOWHERE UINT16_MAX
 
 enum jit_site_kind { SITE_ENTRY, SITE_READ, SITE_WRITE, SITE_CALL };
 
@@ -102,11 +126,16 @@ enum jit_site_kind { SITE_ENTRY, SITE_READ, SITE_WRITE, SITE_CALL };
 struct jit_site {
 	uint32_t start, end; /* code offsets; sorted by start */
 	uint32_t slow;	     /* where a host fault goes on */
-	uint32_t cont;	     /* behind the instruction */
 	uint32_t block;
-	uint16_t rip; /* from the block's */
-	uint8_t index, len, size, kind;
-	bool plain; /* the access faults before anything else of the instruction does, and as a whole */
+	uint8_t index; /* of the instruction */
+	uint8_t size, kind;
+	int8_t leads;	  /* the group whose look-up this is, or -1 */
+	int8_t uncounted; /* as in its step; -1: it was counted itself */
+	bool sole;	  /* the only look-up for a group in its instruction */
+	bool plain;	  /* the access faults before anything else of the instruction does, and as a whole */
+	uint8_t own, own_size; /* its own bytes among those that are looked up for a group */
+	bool own_write;
+	bool member; /* of a group, behind its look-up */
 	uint16_t mnemonic;
 };
 
@@ -122,7 +151,9 @@ struct jit {
 	uint64_t mask_index, mask_page, mask_jump, mask_global; /* for pext */
 	uint64_t self, helper, slow_thunk, exit_thunk, enter_target;
 	uint64_t tmp, lin;
-	uint64_t flags;		    /* ah, al of lahf; seto al */
+	uint64_t group
+	    [JIT_GROUPS]; /* what to add to linear addresses of a group; JIT_NO_ADDEND: look it up again */
+	uint64_t flags;	  /* ah, al of lahf; seto al */
 	uint64_t stamp[JIT_BLOCKS]; /* minus the word (exit word, slow bits, epoch) under which it is valid */
 	struct jit_tlb tlb[JIT_CLASSES];
 	struct jit_jump jump[JIT_CLASSES];
@@ -135,12 +166,13 @@ struct jit {
 	uint8_t *rw, *rx;
 	void (*enter)(struct engine_cpu *c, uint64_t code);
 	uint32_t used, thunks_end, bytes_used;
-	uint32_t nblocks, nsites, nexits;
+	uint32_t nblocks, nsites, nexits, nsteps;
 	uint32_t exit_id; /* of the exit that was taken, JIT_NO_EXIT */
 	bool inside;	  /* jit_run is on the stack */
 	uint32_t
-	    filled_site; /* the last site that the table was filled for, and when: a second time in a row */
-	uint64_t filled_at; /* means that the host faults there, which the interpreter deals with */
+	    filled_site; /* the last site that the table was filled for, and the address: a second time in a row */
+	uint64_t filled_lin; /* means that the host faults there, which the interpreter deals with */
+	uint32_t dropped;    /* times that groups were forgotten */
 	uint64_t gs_outside;
 	uint8_t tlb_global[TLB_ENTRIES];	       /* beside c->tlb: the page is global */
 	uint64_t contents;			       /* goes up when somebody may have written any code */
@@ -150,8 +182,11 @@ struct jit {
 	struct jit_block *block;
 	struct jit_site *site;
 	struct jit_exit *exit;
-	uint8_t *bytes; /* JIT_CODE_SIZE / 4 */
+	struct jit_step *step;
+	struct trace *trace; /* the one that is being made */
+	uint8_t *bytes;	     /* JIT_CODE_SIZE / 4 */
 	uint8_t heat[JIT_HEAT];
+	bool plain[JIT_HEAT]; /* blocks there are made without groups: these were looked up in vain */
 	uint64_t code_pages[JIT_CODE_PAGES / 64];
 	struct {
 		uint64_t translated, flushes, fallbacks, exits, validations, retranslated, bumps, fills, cold;
@@ -219,12 +254,22 @@ extern unsigned jit_threshold;
  * host's CPU lacks what generated code is made of). */
 size_t jit_size(void);
 void jit_destroy(struct engine_cpu *c);
+/* Changes while generated code runs, sooner or later. */
+static inline uint64_t jit_progress(const struct jit *j)
+{
+	return *(const volatile uint64_t *)&j->stats.exits + *(const volatile uint64_t *)&j->stats.fills +
+	       *(const volatile uint64_t *)&j->stats.validations;
+}
 /* Forgets all translations. Not while generated code is on the stack. */
 void jit_flush(struct engine_cpu *c);
 struct jit_block *jit_find(struct engine_cpu *c, uint64_t rip);
 void jit_insert(struct engine_cpu *c, struct jit_block *b);
 /* Makes generated code's windows known to base_window_find on this thread; NULL ends that. */
 void jit_watch(struct jit *j);
+/* How often a branch went to rip while there was no block; saturated. */
+uint8_t *jit_heat(struct jit *j, uint64_t rip);
+/* Blocks at rip are made without groups. */
+bool *jit_plain(struct jit *j, uint64_t rip);
 /* Points the rel32 at `patch` to code offset `to`. */
 void jit_patch(struct jit *j, uint32_t patch, uint32_t to);
 
@@ -255,6 +300,8 @@ void jit_new_space(struct engine_cpu *c);
 void jit_new_page(struct engine_cpu *c, uint64_t lin);
 /* Copies what c->tlb says of the access into the table; false if it does not know. */
 bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write);
+/* What the table, which was filled for it, adds to the address. */
+uint64_t jit_tlb_addend(const struct engine_cpu *c, uint64_t lin, bool write);
 /* c->tlb got an entry for the page. */
 static inline void jit_tlb_inserted(struct engine_cpu *c, uint64_t lin, bool global)
 {
@@ -272,6 +319,8 @@ static inline bool jit_is_global(const struct engine_cpu *c, uint64_t lin)
 {
 	return c->jit->tlb_global[(lin >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
 }
+/* No group's addend holds any more. Async-signal-safe. */
+void jit_drop_groups(struct jit *j);
 
 /* -- jit_page.c -- */
 /* A store to the host page is about to be made by the slow path: from now on the page may be in tables writable, until

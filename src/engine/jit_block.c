@@ -1,16 +1,78 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A block: what belongs to it, its head, its exits.
+ * A block: its head, its instructions, its exits.
  *
  *	head	the word (exit word, slow bits, epoch) plus the block's stamp must be 0: nobody wants us, and the
  *		guest bytes were compared in this epoch
- *	body	the retired count goes up by all instructions; jit_slow takes back what was not reached
- *	...	instructions, the last one an exit
- *	stubs	the slow sides of the memory accesses
+ *	...	instructions
+ *	stubs	the slow sides of the memory accesses, and the exits
  */
 #include "engine/jit_emit.h"
 
-#define BLOCK_ROOM 16384 /* bytes that a block may take */
+#define BLOCK_ROOM 24576 /* bytes that a block may take */
+#define NO_PATCH   UINT32_MAX
+
+/* -- Sites and their slow sides -- */
+
+struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigned size)
+{
+	struct jit_site *s = &m->j->site[m->j->nsites++];
+
+	*s = (struct jit_site){.start = e_here(&m->e),
+			       .end = e_here(&m->e),
+			       .block = m->block_id,
+			       .index = (uint8_t)m->index,
+			       .size = (uint8_t)size,
+			       .kind = (uint8_t)kind,
+			       .leads = NO_GROUP,
+			       .own_size = (uint8_t)size,
+			       .own_write = kind == SITE_WRITE,
+			       .plain = m->d.in.meta.isa_ext == ZYDIS_ISA_EXT_BASE ||
+					m->d.in.meta.isa_ext == ZYDIS_ISA_EXT_LONGMODE,
+			       .uncounted = (int8_t)m->uncounted,
+			       .mnemonic = (uint16_t)m->d.in.mnemonic};
+	return s;
+}
+
+static void stub_new(struct making *m, const struct jit_site *s, uint32_t patch, const struct address *a,
+		     int64_t delta)
+{
+	m->stub[m->nstubs].site = (uint32_t)(s - m->j->site);
+	m->stub[m->nstubs].patch = patch;
+	m->stub[m->nstubs].computes = a;
+	m->stub[m->nstubs].delta = delta;
+	if (a)
+		m->stub[m->nstubs].a = *a;
+	m->nstubs++;
+}
+
+void jit_jump_slow(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
+{
+	stub_new(m, s, e_jmp(&m->e, 0), a, delta);
+}
+
+void jit_only_slow(struct making *m, const struct jit_site *s, const struct address *a)
+{
+	stub_new(m, s, NO_PATCH, a, 0);
+}
+
+static void emit_stubs(struct making *m)
+{
+	for (unsigned k = 0; k < m->nstubs; k++) {
+		uint32_t here = e_here(&m->e);
+
+		if (m->stub[k].computes)
+			jit_slow_address(m, &m->stub[k].a, m->stub[k].delta);
+		e8(&m->e, 0xb8 | H_RCX);
+		e32(&m->e, m->stub[k].site);
+		e_jmp_gs(&m->e, JIT_OFF(slow_thunk));
+		if (m->e.full)
+			return;
+		if (m->stub[k].patch != NO_PATCH)
+			jit_patch(m->j, m->stub[k].patch, here);
+		m->j->site[m->stub[k].site].slow = here;
+	}
+}
 
 /* -- Exits -- */
 
@@ -22,31 +84,39 @@ static struct jit_exit *exit_new(struct making *m, uint64_t target)
 	return x;
 }
 
-/* Where an exit goes before its target is known: tells C which one it was. */
-static void exit_stub(struct making *m, const struct jit_exit *x)
-{
-	e8(&m->e, 0xb8 | H_RCX);
-	e32(&m->e, (uint32_t)(x - m->j->exit));
-	e_jmp_gs(&m->e, JIT_OFF(exit_thunk));
-}
-
 void jit_exit_to(struct making *m, uint64_t target)
 {
-	struct jit_exit *x = exit_new(m, target);
-
-	x->patch = e_jmp(&m->e, e_here(&m->e) + 5); /* the stub behind it */
-	exit_stub(m, x);
+	exit_new(m, target)->patch = e_jmp(&m->e, 0);
 }
 
 void jit_exit_if(struct making *m, unsigned cc, uint64_t target)
 {
-	struct jit_exit *x = exit_new(m, target);
+	exit_new(m, target)->patch = e_jcc(&m->e, cc, 0);
+}
 
-	x->patch = e_jcc(&m->e, cc, 0);
-	jit_exit_to(m, m->next);
-	if (!m->e.full)
-		jit_patch(m->j, x->patch, e_here(&m->e));
-	exit_stub(m, x);
+/* Where exits go before their targets are known: tells C which one it was. */
+static void emit_exits(struct making *m)
+{
+	for (uint32_t k = m->first_exit; k < m->j->nexits && !m->e.full; k++) {
+		jit_patch(m->j, m->j->exit[k].patch, e_here(&m->e));
+		e8(&m->e, 0xb8 | H_RCX);
+		e32(&m->e, k);
+		e_jmp_gs(&m->e, JIT_OFF(exit_thunk));
+	}
+}
+
+/* -- Statistics -- */
+
+void jit_count(struct making *m)
+{
+	struct emit *e = &m->e;
+
+	if (!m->j->by_mnemonic)
+		return;
+	e_gs(e, OP_MOV_LOAD, true, H_RCX, CPU_OFF(retired));
+	e_lea(e, H_RCX, H_RCX, m->uncounted + 1);
+	e_gs(e, OP_MOV_STORE, true, H_RCX, CPU_OFF(retired));
+	m->uncounted = -1;
 }
 
 /* -- The block -- */
@@ -61,131 +131,138 @@ static void emit_head(struct making *m)
 		e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_global));
 	e_gs(e, OP_MOV_LOAD, true, H_R14, JIT_OFF(stamp) + 8 * m->block_id);
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
-	e8(e, 0xe3);
-	e8(e, 5);
-	m->stub[m->nstubs].site = (uint32_t)(s - m->j->site);
-	m->stub[m->nstubs++].patch = e_jmp(e, 0);
+	e_jrcxz(e, 5);
+	jit_jump_slow(m, s, NULL, 0);
 	m->b->body = e_here(e);
 }
 
-/* The count's increment, whose amount is known at the end. Returns where it stands. */
-static uint8_t *emit_retired(struct making *m)
+static void begin_step(struct making *m, uint64_t rip)
 {
-	struct emit *e = &m->e;
-	uint8_t *at;
+	bool here = !((rip ^ m->b->rip) >> PAGE_SHIFT);
 
-	e_gs(e, OP_MOV_LOAD, true, H_RCX, CPU_OFF(retired));
-	e_lea(e, H_RCX, H_RCX, 1);
-	at = e->p - 1;
-	e_gs(e, OP_MOV_STORE, true, H_RCX, CPU_OFF(retired));
-	return at;
+	m->j->step[m->j->nsteps++] =
+	    (struct jit_step){.code = e_here(&m->e),
+			      .at = here ? (uint16_t)(rip & PAGE_OFFSET_MASK) : JIT_NOWHERE,
+			      .until = (uint8_t)m->index,
+			      .uncounted = (uint8_t)m->uncounted};
 }
 
-static void emit_stubs(struct making *m)
+static void emit_insn(struct making *m)
 {
-	for (unsigned k = 0; k < m->nstubs; k++) {
-		uint32_t here = e_here(&m->e);
+	const struct trace_insn *i = &m->t->insn[m->index];
 
-		e8(&m->e, 0xb8 | H_RCX);
-		e32(&m->e, m->stub[k].site);
-		e_jmp_gs(&m->e, JIT_OFF(slow_thunk));
-		if (m->e.full)
-			return;
-		if (m->stub[k].patch != NO_PATCH)
-			jit_patch(m->j, m->stub[k].patch, here);
-		m->j->site[m->stub[k].site].slow = here;
+	m->i = i;
+	m->next = i->next;
+	m->accesses = 0;
+	m->led = NULL;
+	m->d.in = i->d.in;
+	memcpy(m->d.op, i->d.op, i->d.in.operand_count * sizeof(m->d.op[0]));
+	begin_step(m, i->rip);
+	if (!jit_op(m))
+		jit_op_call(m);
+	if (m->j->by_mnemonic)
+		m->uncounted++;
+}
+
+/* If the interpreter executes an instruction that leads a group, it goes on to the group's last: no look-up was made. */
+static void find_ends(struct making *m)
+{
+	struct jit_step *step = &m->j->step[m->b->step];
+
+	for (unsigned k = m->t->n; k--;) {
+		for (unsigned g = 0; g < m->t->ngroups; g++)
+			if (m->t->group[g].led && m->t->group[g].lead == k)
+				step[k].until = (uint8_t)MAX(step[k].until, m->t->group[g].last);
+		for (unsigned n = k + 1; n <= step[k].until; n++)
+			step[k].until = MAX(step[k].until, step[n].until);
 	}
 }
 
-/* Decodes the instruction at offset `at` of the n bytes; false if none is whole there. */
-static bool decode_next(struct making *m, const ZydisDecoder *dec, const uint8_t *bytes, unsigned n,
-			unsigned at)
+static void emit_body(struct making *m)
 {
-	if (at >= n ||
-	    !ZYAN_SUCCESS(ZydisDecoderDecodeFull(dec, bytes + at, MIN(n - at, 15U), &m->d.in, m->d.op)))
-		return false;
-	m->rip = m->b->rip + at;
-	m->next = m->rip + m->d.in.length;
-	m->bytes = bytes + at;
-	return true;
+	struct trace *t = m->t;
+
+	for (unsigned g = 0; g < t->ngroups; g++)
+		t->group[g].led = false;
+	for (m->index = 0; m->index < t->n && !m->e.full; m->index++)
+		emit_insn(m);
+	begin_step(m, m->ends ? ~m->b->rip : t->end);
+	if (!m->ends) {
+		m->uncounted--; /* jit_count counts the instruction that it stands in */
+		jit_count(m);
+		jit_exit_to(m, t->end);
+	}
+	if (!m->e.full)
+		find_ends(m);
 }
 
-/* Emits instructions until one ends the block; their bytes. */
-static unsigned emit_body(struct making *m, const uint8_t *bytes, unsigned n)
+/* Reads the page that RIP is in; false if it cannot be read now. */
+static bool read_page(struct engine_cpu *c, uint8_t *buf, uint8_t **page)
 {
-	const ZydisDecoder *dec = decode_machine(m->c);
-	unsigned at = 0;
-
-	while (m->index < JIT_BLOCK_MAX && decode_next(m, dec, bytes, n, at)) {
-		if (!jit_op(m))
-			jit_op_call(m);
-		m->index++;
-		at += m->d.in.length;
-		if (m->ends || m->e.full)
-			break;
-	}
-	if (at && !m->ends) {
-		m->rip = m->next = m->b->rip + at;
-		jit_exit_to(m, m->next);
-	}
-	return at;
-}
-
-/* The bytes of the page from RIP on, at most max; 0 if they cannot be read now. */
-static unsigned read_code(struct engine_cpu *c, uint8_t *buf, unsigned max, uint8_t **page)
-{
-	unsigned n = MIN(max, (unsigned)(PAGE_SIZE - (c->rip & PAGE_OFFSET_MASK)));
 	uint64_t seq;
 	uint8_t *host = interp_code_host(c, c->rip, &seq);
 
 	*page = (uint8_t *)((uint64_t)host & ~PAGE_OFFSET_MASK);
-	return raw_copy(c, buf, host, n, seq) ? 0 : n;
+	return !raw_copy(c, buf, *page, PAGE_SIZE, seq);
 }
 
 /* True if there is room for one more block with everything that it may need. */
 static bool room(const struct jit *j)
 {
 	return j->used + BLOCK_ROOM < JIT_CODE_SIZE && j->nblocks + 1 < JIT_BLOCKS &&
-	       j->nsites + JIT_BLOCK_MAX * 4 < JIT_SITES && j->nexits + 4 < JIT_EXITS &&
-	       j->bytes_used + 1024 < JIT_BYTES;
+	       j->nsites + JIT_BLOCK_MAX * 3 + 1 < JIT_SITES && j->nexits + JIT_BLOCK_MAX + 1 < JIT_EXITS &&
+	       j->nsteps + JIT_BLOCK_MAX + 1 < JIT_STEPS && j->bytes_used + PAGE_SIZE < JIT_BYTES;
+}
+
+/* Keeps what the block was made from. */
+static void keep_bytes(struct jit *j, struct jit_block *b, const struct trace *t)
+{
+	b->bytes = j->bytes_used;
+	b->nranges = (uint8_t)t->nranges;
+	for (unsigned k = 0; k < t->nranges; k++) {
+		b->range[k] = t->range[k];
+		memcpy(j->bytes + j->bytes_used, t->page + t->range[k].off, t->range[k].len);
+		j->bytes_used += t->range[k].len;
+	}
 }
 
 struct jit_block *jit_translate(struct engine_cpu *c)
 {
-	uint8_t buf[JIT_BLOCK_MAX * 15], *page, *retired;
 	struct jit *j = c->jit;
-	struct making m = {.c = c, .j = j};
-	uint32_t sites, exits;
-	unsigned n;
+	struct making m = {.c = c, .j = j, .t = j->trace};
+	uint32_t sites, steps;
+	uint8_t *page;
 
 	if (!room(j))
 		jit_flush(c);
-	n = read_code(c, buf, sizeof(buf), &page);
-	if (!n)
+	if (!read_page(c, m.t->page, &page))
+		return NULL;
+	trace_make(c, m.t, *jit_plain(j, c->rip));
+	if (!m.t->n)
 		return NULL;
 	sites = j->nsites;
-	exits = j->nexits;
+	steps = j->nsteps;
+	m.first_exit = j->nexits;
 	m.block_id = j->nblocks;
 	m.b = &j->block[m.block_id];
 	*m.b = (struct jit_block){.rip = c->rip,
 				  .key = (uint8_t)jit_key(c),
 				  .global = jit_is_global(c, c->rip),
-				  .bytes = j->bytes_used};
+				  .insns = (uint8_t)m.t->n,
+				  .step = steps};
 	m.e = (struct emit){.j = j, .p = j->rw + j->used, .end = j->rw + j->used + BLOCK_ROOM};
 	m.b->entry = j->used;
 	emit_head(&m);
-	retired = emit_retired(&m);
-	m.b->len = (uint16_t)emit_body(&m, buf, n);
+	emit_body(&m);
 	emit_stubs(&m);
-	if (!m.b->len || m.e.full) {
+	emit_exits(&m);
+	if (m.e.full) {
 		j->nsites = sites;
-		j->nexits = exits;
+		j->nsteps = steps;
+		j->nexits = m.first_exit;
 		return NULL;
 	}
-	*retired = (uint8_t)m.index;
-	m.b->insns = (uint8_t)m.index;
-	memcpy(j->bytes + j->bytes_used, buf, m.b->len);
-	j->bytes_used += m.b->len;
+	keep_bytes(j, m.b, m.t);
 	j->used = (e_here(&m.e) + 15) & ~15U;
 	j->nblocks++;
 	j->stats.translated++;

@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "engine/jit.h"
+#include "engine/jit_trace.h"
 
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x10U
@@ -56,6 +56,8 @@ static void unmap_all(struct jit *j)
 	unmap(j->block, JIT_BLOCKS * sizeof(*j->block));
 	unmap(j->site, JIT_SITES * sizeof(*j->site));
 	unmap(j->exit, JIT_EXITS * sizeof(*j->exit));
+	unmap(j->step, JIT_STEPS * sizeof(*j->step));
+	unmap(j->trace, sizeof(*j->trace));
 	unmap(j->bytes, JIT_BYTES);
 	j->rw = NULL;
 }
@@ -84,8 +86,11 @@ bool jit_start(struct engine_cpu *c)
 	j->block = map_zero(JIT_BLOCKS * sizeof(*j->block));
 	j->site = map_zero(JIT_SITES * sizeof(*j->site));
 	j->exit = map_zero(JIT_EXITS * sizeof(*j->exit));
+	j->step = map_zero(JIT_STEPS * sizeof(*j->step));
+	j->trace = map_zero(sizeof(*j->trace));
 	j->bytes = map_zero(JIT_BYTES);
-	if (!map_code(j) || !j->bucket || !j->block || !j->site || !j->exit || !j->bytes) {
+	if (!map_code(j) || !j->bucket || !j->block || !j->site || !j->exit || !j->step || !j->trace ||
+	    !j->bytes) {
 		unmap_all(j);
 		return false;
 	}
@@ -134,7 +139,7 @@ void jit_flush(struct engine_cpu *c)
 	for (unsigned k = 0; k < JIT_CLASSES; k++)
 		j->jump[k].at[jit_jump_index(~0ULL)].not_rip = JIT_NO_TARGET;
 	j->used = j->thunks_end;
-	j->nblocks = j->nsites = j->nexits = j->bytes_used = 0;
+	j->nblocks = j->nsites = j->nexits = j->nsteps = j->bytes_used = 0;
 	j->exit_id = JIT_NO_EXIT;
 	j->stats.flushes++;
 	jit_tlb_clear(c);

@@ -44,7 +44,7 @@ void e_rr(struct emit *e, unsigned op, bool w, unsigned reg, unsigned rm)
 void e_lea_full(struct emit *e, bool w, bool size16, unsigned reg, int base, int index, unsigned scale,
 		int32_t disp)
 {
-	unsigned mod = base < 0 ? 0 : disp == (int8_t)disp ? 1 : 2;
+	unsigned mod = base < 0 || (!disp && (base & 7) != 5) ? 0 : disp == (int8_t)disp ? 1 : 2;
 
 	if (size16)
 		e8(e, 0x66);
@@ -59,7 +59,7 @@ void e_lea_full(struct emit *e, bool w, bool size16, unsigned reg, int base, int
 	}
 	if (mod == 1)
 		e8(e, (uint8_t)disp);
-	else
+	else if (mod == 2 || base < 0)
 		e32(e, (uint32_t)disp);
 }
 
@@ -150,21 +150,31 @@ uint32_t e_jcc(struct emit *e, unsigned cc, uint32_t to)
 	return at;
 }
 
-/* [r14 + r15] as ModRM and SIB. */
-static void mem(struct emit *e, unsigned op, unsigned reg)
+void e_operand(struct emit *e, unsigned reg, const struct place_of *at, bool disp8)
 {
-	rex(e, true, reg, H_R15, H_R14);
+	unsigned mod = !at->disp && (at->base & 7) != 5 ? 0 : disp8 && at->disp == (int8_t)at->disp ? 1 : 2;
+
+	e8(e, mod << 6 | (reg & 7) << 3 | 4);
+	e8(e, (unsigned)(at->index & 7) << 3 | (unsigned)(at->base & 7));
+	if (mod == 1)
+		e8(e, (uint8_t)at->disp);
+	if (mod == 2)
+		e32(e, (uint32_t)at->disp);
+}
+
+static void mem(struct emit *e, unsigned op, unsigned reg, const struct place_of *at)
+{
+	rex(e, true, reg, (unsigned)at->index, (unsigned)at->base);
 	e8(e, op);
-	e8(e, (reg & 7) << 3 | 4);
-	e8(e, 7 << 3 | 6);
+	e_operand(e, reg, at, true);
 }
 
-void e_load(struct emit *e, unsigned reg)
+void e_load(struct emit *e, unsigned reg, const struct place_of *at)
 {
-	mem(e, OP_MOV_LOAD, reg);
+	mem(e, OP_MOV_LOAD, reg, at);
 }
 
-void e_store(struct emit *e, unsigned reg)
+void e_store(struct emit *e, unsigned reg, const struct place_of *at)
 {
-	mem(e, OP_MOV_STORE, reg);
+	mem(e, OP_MOV_STORE, reg, at);
 }

@@ -3,7 +3,7 @@
 #ifndef USERKVM_ENGINE_JIT_EMIT_H
 #define USERKVM_ENGINE_JIT_EMIT_H
 
-#include "engine/jit.h"
+#include "engine/jit_trace.h"
 
 enum {
 	H_RAX,
@@ -82,15 +82,25 @@ void e_jmp_gs(struct emit *e, uint32_t off);
 uint32_t e_jmp(struct emit *e, uint32_t to);
 /* jcc rel32 */
 uint32_t e_jcc(struct emit *e, unsigned cc, uint32_t to);
-/* mov between [r14 + r15] and a 64-bit register */
-void e_load(struct emit *e, unsigned reg);
-void e_store(struct emit *e, unsigned reg);
+/* jrcxz over the next n bytes; a jmp has 5 */
+static inline void e_jrcxz(struct emit *e, unsigned n)
+{
+	e8(e, 0xe3);
+	e8(e, n);
+}
+/* ModRM, SIB and displacement of [base + index + disp]. */
+struct place_of {
+	int base, index; /* host registers */
+	int32_t disp;
+};
+void e_operand(struct emit *e, unsigned reg, const struct place_of *at, bool disp8);
+/* mov between a place and a 64-bit register */
+void e_load(struct emit *e, unsigned reg, const struct place_of *at);
+void e_store(struct emit *e, unsigned reg, const struct place_of *at);
 
 #define OP_MOV_LOAD  0x8b
 #define OP_MOV_STORE 0x89
 #define OP_LEA	     0x8d
-
-/* -- jit_op.c -- */
 
 /* What a block's making remembers. */
 struct making {
@@ -99,57 +109,67 @@ struct making {
 	struct jit *j;
 	struct jit_block *b;
 	uint32_t block_id;
-	unsigned index; /* of the instruction in the block */
-	uint64_t rip;	/* its own, and behind it */
-	uint64_t next;
-	const uint8_t *bytes;
-	struct insn_decoded d;
+	struct trace *t;
+	unsigned index; /* of the instruction in the trace */
+	const struct trace_insn *i;
+	struct insn_decoded d; /* its own */
+	uint64_t next;	       /* behind it */
+	unsigned accesses;     /* of it that were emitted */
+	struct place_of at;    /* the operand of the last one */
+	struct jit_site *led;  /* the look-up for a group that it made */
+	int uncounted;	       /* instructions that c->retired has not heard of yet (statistics) */
 	/* slow stubs to be placed behind the block: their sites and the jumps that go there */
 	struct {
 		uint32_t site, patch;
-	} stub[JIT_BLOCK_MAX * 4];
+		bool computes; /* the linear address, for jit_slow */
+		struct address a;
+		int64_t delta;
+	} stub[JIT_BLOCK_MAX * 3 + 1];
 	unsigned nstubs;
-	bool ends; /* the instruction ended the block */
+	uint32_t first_exit; /* their stubs follow */
+	bool ends;	     /* the instruction ended the block */
 };
 
+/* -- jit_op.c -- */
 /* Emits the instruction m->d; true. False: not copied (nothing was emitted). */
 bool jit_op(struct making *m);
-/* Vector instructions, and general ones with VEX. */
-bool jit_vector_op(struct making *m);
-/* The parts that jit_op.c lends it. */
-struct address {
-	int base, index; /* guest numbers, -1 */
-	unsigned scale;
-	int64_t disp;
-	bool absolute; /* disp is all of it */
-	uint32_t seg;  /* offset of the segment's base in struct engine_cpu, 0 = none */
-};
-/* False if the form is left to the interpreter. */
-bool jit_address_of(const struct making *m, const ZydisDecodedOperand *o, struct address *a);
-/* The linear address in r14; uses r15 and rcx. */
-void jit_emit_address(struct making *m, const struct address *a);
-/* From the linear address in r14 to [r14 + r15]; rcx is free afterwards. */
-void jit_emit_probe(struct making *m, const struct jit_site *s);
+/* The instruction's bytes with other register fields. reg: ModRM.reg; rm: a register, or -1 for the place m->at; opc: the
+ * register in the opcode byte, or -1; vvvv: VEX's. */
+void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvvv);
+bool jit_writes(const ZydisDecodedOperand *o);
+/* An instruction for the interpreter. */
+void jit_op_call(struct making *m);
 /* The host register of guest register n: its own, or `temp` after a load; and temp's way back. */
 unsigned jit_reg_in(struct making *m, int n, unsigned temp);
 void jit_reg_out(struct making *m, int n, unsigned temp);
 bool jit_in_memory(int n);
-/* The instruction's bytes with other register fields. reg: ModRM.reg; rm: a register, or -1 for [r14 + r15]; opc: the
- * register in the opcode byte, or -1; vvvv: VEX's. */
-void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvvv);
-bool jit_writes(const ZydisDecodedOperand *o);
-/* A jump to the site's slow stub, which is placed behind the block. */
-void jit_jump_slow(struct making *m, const struct jit_site *s);
-/* A slow stub that only the fault hook goes to. */
-void jit_only_slow(struct making *m, const struct jit_site *s);
-#define NO_PATCH UINT32_MAX
-/* An instruction for the interpreter. */
-void jit_op_call(struct making *m);
+/* -1: in memory. */
+int jit_host_of(int n);
+
+/* -- jit_vector.c: vector instructions, and general ones with VEX -- */
+bool jit_vector_op(struct making *m);
+
+/* -- jit_access.c -- */
+/* From here to the access: a window. m->at is the operand; rcx is free, r14 and r15 may be part of it. The caller sets the
+ * site's end behind the access. */
+struct jit_site *jit_access(struct making *m, const struct address *a, enum jit_site_kind kind,
+			    unsigned size);
+/* The linear address plus delta in r14, for a slow stub. */
+void jit_slow_address(struct making *m, const struct address *a, int64_t delta);
+
+/* -- jit_block.c -- */
 /* A new site that begins here; its stub will be placed at the end. */
 struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigned size);
+/* A jump to the site's slow stub, which is placed behind the block; a: of the address that jit_slow wants to know, or
+ * NULL. */
+void jit_jump_slow(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta);
+/* A slow stub that only the fault hook goes to. */
+void jit_only_slow(struct making *m, const struct jit_site *s, const struct address *a);
 /* Emits a patchable exit to a guest address. */
 void jit_exit_to(struct making *m, uint64_t target);
 /* The conditional form: jcc to the exit. */
 void jit_exit_if(struct making *m, unsigned cc, uint64_t target);
+/* Statistics: c->retired hears of the instructions up to now, this one with them. */
+void jit_count(struct making *m);
 
 #endif

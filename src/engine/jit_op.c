@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * One guest instruction to host code. The rule is "copy, do not lift": prefixes, opcode and immediate stay, the
- * register fields name other registers, and a memory operand becomes [r14 + r15], host page and offset.
- *
- * A memory access is one window, from the computation of its address to the access: it changes only scratch
- * registers until then, so it can be begun again at any point (engine_kick), and the access commits all at once.
- * Nothing in it touches flags.
+ * register fields name other registers, and a memory operand is what jit_access says.
  */
 #include "engine/jit_emit.h"
 
@@ -15,40 +11,6 @@ static const int8_t host_of[16] = {H_RAX, H_GUEST_RCX, H_RDX, H_RBX, H_GUEST_RSP
 
 #define GPR_OFF(n) ((uint32_t)(offsetof(struct engine_cpu, gpr) + 8 * (n)))
 
-/* -- Sites -- */
-
-struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigned size)
-{
-	struct jit_site *s = &m->j->site[m->j->nsites++];
-
-	*s = (struct jit_site){.start = e_here(&m->e),
-			       .block = m->block_id,
-			       .rip = (uint16_t)(m->rip - m->b->rip),
-			       .index = (uint8_t)m->index,
-			       .len = (uint8_t)(m->next - m->rip),
-			       .size = (uint8_t)size,
-			       .kind = kind,
-			       .plain = m->d.in.meta.isa_ext == ZYDIS_ISA_EXT_BASE ||
-					m->d.in.meta.isa_ext == ZYDIS_ISA_EXT_LONGMODE,
-			       .mnemonic = (uint16_t)m->d.in.mnemonic};
-	s->end = s->start;
-	return s;
-}
-
-/* A jump to the site's slow stub, which is placed behind the block. */
-void jit_jump_slow(struct making *m, const struct jit_site *s)
-{
-	m->stub[m->nstubs].site = (uint32_t)(s - m->j->site);
-	m->stub[m->nstubs].patch = e_jmp(&m->e, 0);
-	m->nstubs++;
-}
-
-void jit_only_slow(struct making *m, const struct jit_site *s)
-{
-	m->stub[m->nstubs].site = (uint32_t)(s - m->j->site);
-	m->stub[m->nstubs++].patch = NO_PATCH;
-}
-
 void jit_op_call(struct making *m)
 {
 	struct jit_site *s = jit_site_new(m, SITE_CALL, 0);
@@ -57,10 +19,14 @@ void jit_op_call(struct making *m)
 	e8(&m->e, 0xb8 | H_RCX);
 	e32(&m->e, (uint32_t)(s - m->j->site));
 	e_jmp_gs(&m->e, JIT_OFF(slow_thunk));
-	s->cont = e_here(&m->e);
 }
 
-/* -- Addresses -- */
+/* -- Registers -- */
+
+int jit_host_of(int n)
+{
+	return host_of[n];
+}
 
 /* A host register that holds guest register n: its own, or `temp` after a load. */
 unsigned jit_reg_in(struct making *m, int n, unsigned temp)
@@ -69,84 +35,6 @@ unsigned jit_reg_in(struct making *m, int n, unsigned temp)
 		return (unsigned)host_of[n];
 	e_gs(&m->e, OP_MOV_LOAD, true, temp, GPR_OFF(n));
 	return temp;
-}
-
-/* False if the form is left to the interpreter. */
-bool jit_address_of(const struct making *m, const ZydisDecodedOperand *o, struct address *a)
-{
-	const ZydisDecodedInstruction *in = &m->d.in;
-
-	*a = (struct address){.base = -1, .index = -1};
-	if (in->address_width != 64 || o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
-	    (o->mem.type != ZYDIS_MEMOP_TYPE_MEM && o->mem.type != ZYDIS_MEMOP_TYPE_AGEN))
-		return false;
-	a->disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
-	if (o->mem.base == ZYDIS_REGISTER_RIP) {
-		a->disp += (int64_t)m->next;
-		a->absolute = true;
-	} else {
-		a->base = decode_gpr_number(o->mem.base);
-		a->index = decode_gpr_number(o->mem.index);
-		if ((in->attributes & ZYDIS_ATTRIB_HAS_SIB) && !in->raw.modrm.mod && in->raw.sib.base == 5) {
-			a->base = -1;
-			a->disp = in->raw.disp.value;
-		}
-		a->absolute = a->base < 0 && a->index < 0;
-	}
-	a->scale = o->mem.scale ? (unsigned)__builtin_ctz(o->mem.scale) : 0;
-	if (o->mem.segment == ZYDIS_REGISTER_FS)
-		a->seg = CPU_OFF(seg[FS].base);
-	if (o->mem.segment == ZYDIS_REGISTER_GS)
-		a->seg = CPU_OFF(seg[GS].base);
-	return true;
-}
-
-/* The linear address in r14; uses r15 and rcx. */
-void jit_emit_address(struct making *m, const struct address *a)
-{
-	struct emit *e = &m->e;
-
-	if (a->absolute) {
-		e_mov_imm(e, H_R14, (uint64_t)a->disp);
-	} else {
-		int base = a->base < 0 ? -1 : (int)jit_reg_in(m, a->base, H_R14);
-		int index = a->index < 0 ? -1 : (int)jit_reg_in(m, a->index, H_R15);
-
-		if (index < 0 && !a->disp) {
-			if (base != H_R14)
-				e_rr(e, OP_MOV_STORE, true, (unsigned)base, H_R14);
-		} else {
-			e_lea_full(e, true, false, H_R14, base, index, a->scale, (int32_t)a->disp);
-		}
-	}
-	if (a->seg) {
-		e_gs(e, OP_MOV_LOAD, true, H_RCX, a->seg);
-		e_lea_full(e, true, false, H_R14, H_R14, H_RCX, 0, 0);
-	}
-}
-
-/* From the linear address in r14 to [r14 + r15]; rcx is free afterwards. */
-void jit_emit_probe(struct making *m, const struct jit_site *s)
-{
-	uint32_t table = JIT_OFF(tlb) + (m->b->key & JIT_KEY_CLASS) * (uint32_t)sizeof(struct jit_tlb);
-	bool write = s->kind == SITE_WRITE;
-	struct emit *e = &m->e;
-
-	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
-	if (s->size > 1)
-		e_lea(e, H_RCX, H_R14, s->size - 1);
-	e_pext(e, H_RCX, s->size > 1 ? H_RCX : H_R14, JIT_OFF(mask_page));
-	e_gs_index(e, H_R15, H_R15,
-		   table +
-		       (uint32_t)(write ? offsetof(struct jit_tlb, wneg) : offsetof(struct jit_tlb, rneg)));
-	e_lea_full(e, true, false, H_RCX, H_RCX, H_R15, 0, 0);
-	e8(e, 0xe3); /* jrcxz over the jump */
-	e8(e, 5);
-	jit_jump_slow(m, s);
-	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
-	e_gs_index(e, H_R15, H_R15,
-		   table +
-		       (uint32_t)(write ? offsetof(struct jit_tlb, wadd) : offsetof(struct jit_tlb, radd)));
 }
 
 void jit_reg_out(struct making *m, int n, unsigned temp)
@@ -242,7 +130,6 @@ static void rename_out(struct making *m, const ZydisDecodedOperand *o, unsigned 
 
 struct fields {
 	unsigned reg, vvvv;
-	int rm, opc;
 	unsigned x, b; /* extension bits of the operand in ModRM.rm */
 };
 
@@ -293,7 +180,7 @@ static void emit_evex(struct making *m, const struct fields *f)
 void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvvv)
 {
 	const ZydisDecodedInstruction *in = &m->d.in;
-	struct fields f = {.reg = reg, .vvvv = vvvv, .rm = rm, .opc = opc};
+	struct fields f = {.reg = reg, .vvvv = vvvv};
 	unsigned op = in->opcode;
 	struct emit *e = &m->e;
 
@@ -301,8 +188,8 @@ void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvv
 		op = (op & ~7u) | (unsigned)(opc & 7);
 		f.b = (unsigned)opc >> 3;
 	} else if (in->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
-		f.x = rm < 0 ? 1 : (unsigned)rm >> 4;
-		f.b = rm < 0 ? 1 : (unsigned)rm >> 3;
+		f.x = (unsigned)(rm < 0 ? m->at.index >> 3 : rm >> 4);
+		f.b = (unsigned)(rm < 0 ? m->at.base : rm) >> 3;
 	}
 	if (in->attributes & ZYDIS_ATTRIB_HAS_EVEX)
 		emit_evex(m, &f);
@@ -311,14 +198,13 @@ void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvv
 	else
 		emit_legacy(m, &f);
 	e8(e, op);
-	if (in->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
-		e8(e, (rm < 0 ? 0 : 0xc0) | (reg & 7) << 3 | (rm < 0 ? 4 : (unsigned)(rm & 7)));
-		if (rm < 0)
-			e8(e, 7 << 3 | 6);
-	}
+	if (in->attributes & ZYDIS_ATTRIB_HAS_MODRM && rm < 0)
+		e_operand(e, reg, &m->at, !(in->attributes & ZYDIS_ATTRIB_HAS_EVEX));
+	else if (in->attributes & ZYDIS_ATTRIB_HAS_MODRM)
+		e8(e, 0xc0 | (reg & 7) << 3 | (unsigned)(rm & 7));
 	for (unsigned k = 0; k < 2; k++)
 		for (unsigned byte = 0; byte < in->raw.imm[k].size / 8; byte++)
-			e8(e, m->bytes[in->raw.imm[k].offset + byte]);
+			e8(e, m->i->bytes[in->raw.imm[k].offset + byte]);
 }
 
 /* -- Copies -- */
@@ -353,11 +239,9 @@ static bool copy_memory(struct making *m, const struct operands *ops)
 	struct address a;
 
 	if (ops->opc || (slot && ops->cl) || size > 8 || (size & (size - 1)) || !size ||
-	    !jit_address_of(m, ops->mem, &a))
+	    !trace_address(m->i, ops->mem, &a))
 		return false;
-	s = jit_site_new(m, jit_writes(ops->mem) ? SITE_WRITE : SITE_READ, size);
-	jit_emit_address(m, &a);
-	jit_emit_probe(m, s);
+	s = jit_access(m, &a, jit_writes(ops->mem) ? SITE_WRITE : SITE_READ, size);
 	if (ops->cl)
 		e_rr(&m->e, OP_MOV_STORE, true, H_GUEST_RCX, H_RCX);
 	if (ops->reg)
@@ -365,7 +249,6 @@ static bool copy_memory(struct making *m, const struct operands *ops)
 	jit_emit_copy(m, reg, -1, -1, 0);
 	s->end = e_here(&m->e);
 	rename_out(m, ops->reg, H_RCX);
-	s->cont = e_here(&m->e);
 	return true;
 }
 
@@ -389,7 +272,7 @@ static bool copy_verbatim(struct making *m)
 			return false;
 	}
 	for (unsigned k = 0; high && k < m->d.in.length; k++)
-		e8(&m->e, m->bytes[k]);
+		e8(&m->e, m->i->bytes[k]);
 	return high;
 }
 
@@ -403,16 +286,20 @@ static bool copy_division(struct making *m, const struct operands *ops)
 {
 	struct jit_site *s = jit_site_new(m, SITE_CALL, 0);
 
-	jit_only_slow(m, s);
+	jit_only_slow(m, s, NULL);
 	copy_registers(m, ops);
-	s->end = s->cont = e_here(&m->e);
+	s->end = e_here(&m->e);
 	return true;
 }
+
+/* More, and a copy with its longer operand might be longer than an instruction can be. */
+#define MAX_PREFIXES 3
 
 /* Instructions that may be copied, if their operands allow. */
 static bool copyable(const ZydisDecodedInstruction *in)
 {
-	if (in->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE |
+	if (in->raw.prefix_count > MAX_PREFIXES ||
+	    in->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE |
 			      ZYDIS_ATTRIB_HAS_XACQUIRE | ZYDIS_ATTRIB_HAS_XRELEASE | ZYDIS_ATTRIB_HAS_VEX |
 			      ZYDIS_ATTRIB_HAS_EVEX | ZYDIS_ATTRIB_HAS_XOP))
 		return false;
@@ -493,7 +380,7 @@ static bool op_lea(struct making *m)
 	struct address a;
 	unsigned dst;
 
-	if (!jit_address_of(m, &m->d.op[1], &a) || n < 0 || width == 16)
+	if (!trace_address(m->i, &m->d.op[1], &a) || n < 0 || width == 16)
 		return false;
 	dst = host_of[n] < 0 ? H_R14 : (unsigned)host_of[n];
 	if (a.absolute) {
@@ -512,19 +399,13 @@ static bool op_lea(struct making *m)
 /* Begins an access of 8 bytes at guest RSP + disp. */
 static struct jit_site *stack_access(struct making *m, enum jit_site_kind kind, int32_t disp)
 {
-	struct jit_site *s = jit_site_new(m, kind, 8);
-
-	e_lea(&m->e, H_R14, H_GUEST_RSP, disp);
-	jit_emit_probe(m, s);
-	return s;
+	return jit_access(m, &(struct address){.base = RSP, .index = -1, .disp = disp}, kind, 8);
 }
 
 static void stack_done(struct making *m, struct jit_site *s, int32_t change)
 {
 	s->end = e_here(&m->e);
-	if (change)
-		e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, change);
-	s->cont = e_here(&m->e);
+	e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, change);
 }
 
 /* PUSH of memory: the value waits in jit->tmp while the stack's place is looked up. */
@@ -533,20 +414,16 @@ static bool op_push_memory(struct making *m)
 	struct jit_site *s;
 	struct address a;
 
-	if (!jit_address_of(m, &m->d.op[0], &a))
+	if (!trace_address(m->i, &m->d.op[0], &a))
 		return false;
-	s = jit_site_new(m, SITE_READ, 8);
-	jit_emit_address(m, &a);
-	jit_emit_probe(m, s);
-	e_load(&m->e, H_RCX);
+	s = jit_access(m, &a, SITE_READ, 8);
+	e_load(&m->e, H_RCX, &m->at);
 	s->end = e_here(&m->e);
 	e_gs(&m->e, OP_MOV_STORE, true, H_RCX, JIT_OFF(tmp));
 	s = stack_access(m, SITE_WRITE, -8);
 	e_gs(&m->e, OP_MOV_LOAD, true, H_RCX, JIT_OFF(tmp));
-	e_store(&m->e, H_RCX);
+	e_store(&m->e, H_RCX, &m->at);
 	stack_done(m, s, -8);
-	/* The first part's slow side does the whole instruction. */
-	s[-1].cont = s->cont;
 	return true;
 }
 
@@ -560,7 +437,7 @@ static bool op_push(struct making *m)
 	if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		s = stack_access(m, SITE_WRITE, -8);
 		e_mov_imm(&m->e, H_RCX, (uint64_t)o->imm.value.s);
-		e_store(&m->e, H_RCX);
+		e_store(&m->e, H_RCX, &m->at);
 	} else {
 		int n = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? decode_gpr_number(o->reg.value) : -1;
 
@@ -569,7 +446,7 @@ static bool op_push(struct making *m)
 		if (n < 0)
 			return false;
 		s = stack_access(m, SITE_WRITE, -8);
-		e_store(&m->e, jit_reg_in(m, n, H_RCX));
+		e_store(&m->e, jit_reg_in(m, n, H_RCX), &m->at);
 	}
 	stack_done(m, s, -8);
 	return true;
@@ -584,12 +461,11 @@ static bool op_pop(struct making *m)
 	if (m->d.in.operand_width != 64 || n < 0 || n == RSP)
 		return false;
 	s = stack_access(m, SITE_READ, 0);
-	e_load(&m->e, host_of[n] < 0 ? H_RCX : (unsigned)host_of[n]);
+	e_load(&m->e, host_of[n] < 0 ? H_RCX : (unsigned)host_of[n], &m->at);
 	s->end = e_here(&m->e);
 	if (host_of[n] < 0)
 		e_gs(&m->e, OP_MOV_STORE, true, H_RCX, GPR_OFF(n));
 	e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, 8);
-	s->cont = e_here(&m->e);
 	return true;
 }
 
@@ -599,14 +475,11 @@ static bool op_leave(struct making *m)
 
 	if (m->d.in.operand_width != 64)
 		return false;
-	s = jit_site_new(m, SITE_READ, 8);
-	e_rr(&m->e, OP_MOV_STORE, true, H_RBP, H_R14);
-	jit_emit_probe(m, s);
-	e_load(&m->e, H_RCX);
+	s = jit_access(m, &(struct address){.base = RBP, .index = -1}, SITE_READ, 8);
+	e_load(&m->e, H_RCX, &m->at);
 	s->end = e_here(&m->e);
 	e_lea(&m->e, H_GUEST_RSP, H_RBP, 8);
 	e_rr(&m->e, OP_MOV_STORE, true, H_RCX, H_RBP);
-	s->cont = e_here(&m->e);
 	return true;
 }
 
@@ -623,9 +496,8 @@ static void look_up_target(struct making *m, const struct jit_site *s)
 	e_pdep(e, H_R15, H_R15, JIT_OFF(mask_jump));
 	e_gs_index(e, H_RCX, H_R15, table + (uint32_t)offsetof(struct jit_jump, at[0].not_rip));
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 1);
-	e8(e, 0xe3);
-	e8(e, 5);
-	jit_jump_slow(m, s);
+	e_jrcxz(e, 5);
+	jit_jump_slow(m, s, NULL, 0);
 	e_gs_index(e, H_R14, H_R15, table + (uint32_t)offsetof(struct jit_jump, at[0].entry));
 }
 
@@ -647,13 +519,23 @@ static bool op_ret(struct making *m)
 		pop += (int32_t)m->d.op[0].imm.value.u;
 	else if (m->d.in.opcode != 0xc3)
 		return false;
+	jit_count(m);
 	s = stack_access(m, SITE_READ, 0);
-	e_load(&m->e, H_R14);
+	e_load(&m->e, H_R14, &m->at);
 	s->end = e_here(&m->e);
-	/* Not in the table: the interpreter executes the RET from its start, nothing of it is done yet. */
+	/* Not there, or not in the table: the interpreter executes the RET from its start, nothing of it is done yet. */
 	s = jit_site_new(m, SITE_CALL, 0);
-	look_up_target(m, s);
+	if (m->i->way == WAY_BACK) {
+		e_mov_imm(&m->e, H_RCX, -m->i->target);
+		e_lea_full(&m->e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
+		e_jrcxz(&m->e, 5);
+		jit_jump_slow(m, s, NULL, 0);
+	} else {
+		look_up_target(m, s);
+	}
 	e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, pop);
+	if (m->i->way == WAY_BACK)
+		return true;
 	jump_r14(m);
 	m->ends = true;
 	return true;
@@ -665,7 +547,7 @@ static void push_return(struct making *m)
 	struct jit_site *s = stack_access(m, SITE_WRITE, -8);
 
 	e_mov_imm(&m->e, H_RCX, m->next);
-	e_store(&m->e, H_RCX);
+	e_store(&m->e, H_RCX, &m->at);
 	stack_done(m, s, -8);
 }
 
@@ -679,16 +561,17 @@ static bool op_indirect(struct making *m, bool call)
 	if (m->d.in.operand_width != 64 || m->d.in.opcode != 0xff)
 		return false;
 	if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		if (!jit_address_of(m, o, &a))
+		if (!trace_address(m->i, o, &a))
 			return false;
-		s = jit_site_new(m, SITE_READ, 8);
-		jit_emit_address(m, &a);
-		jit_emit_probe(m, s);
-		e_load(&m->e, H_R14);
+		jit_count(m);
+		s = jit_access(m, &a, SITE_READ, 8);
+		e_load(&m->e, H_R14, &m->at);
 		s->end = e_here(&m->e);
 	} else {
-		unsigned r = jit_reg_in(m, decode_gpr_number(o->reg.value), H_R14);
+		unsigned r;
 
+		jit_count(m);
+		r = jit_reg_in(m, decode_gpr_number(o->reg.value), H_R14);
 		if (r != H_R14)
 			e_rr(&m->e, OP_MOV_STORE, true, r, H_R14);
 	}
@@ -705,6 +588,15 @@ static bool op_indirect(struct making *m, bool call)
 	return true;
 }
 
+/* A condition: out of the block on the side that is not expected. */
+static void op_jcc(struct making *m, unsigned cc, uint64_t target)
+{
+	if (m->i->way == WAY_TAKEN)
+		jit_exit_if(m, cc ^ 1, m->next);
+	else
+		jit_exit_if(m, cc, target);
+}
+
 static bool op_branch(struct making *m)
 {
 	const ZydisDecodedOperand *o = &m->d.op[0];
@@ -712,24 +604,25 @@ static bool op_branch(struct making *m)
 	uint64_t target = relative ? m->next + o->imm.value.u : 0;
 	unsigned op = m->d.in.opcode;
 
-	if (m->d.in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-		return false;
-	if (relative && !is_canonical(target))
+	if (m->d.in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || (relative && !is_canonical(target)))
 		return false;
 	if (!relative)
 		return op_indirect(m, m->d.in.mnemonic == ZYDIS_MNEMONIC_CALL);
-	if (op == 0xe9 || op == 0xeb) {
-		jit_exit_to(m, target);
-	} else if (op == 0xe8) {
-		push_return(m);
-		jit_exit_to(m, target);
-	} else if ((m->d.in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && op >> 4 == 7) ||
-		   (m->d.in.opcode_map == ZYDIS_OPCODE_MAP_0F && op >> 4 == 8)) {
-		jit_exit_if(m, op & 15, target);
-	} else {
-		return false;
+	if ((m->d.in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && op >> 4 == 7) ||
+	    (m->d.in.opcode_map == ZYDIS_OPCODE_MAP_0F && op >> 4 == 8)) {
+		jit_count(m);
+		op_jcc(m, op & 15, target);
+		return true;
 	}
-	m->ends = true;
+	if (op != 0xe9 && op != 0xeb && op != 0xe8)
+		return false;
+	jit_count(m);
+	if (op == 0xe8)
+		push_return(m);
+	if (m->i->way == WAY_END) {
+		jit_exit_to(m, target);
+		m->ends = true;
+	}
 	return true;
 }
 

@@ -39,6 +39,7 @@ bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host)
 static void protect(struct engine_cpu *c, unsigned bit)
 {
 	c->jit->code_pages[bit / 64] |= BIT(bit % 64);
+	jit_drop_groups(c->jit);
 	for (unsigned i = 0; i < TLB_ENTRIES; i++) {
 		struct tlb_entry *e = &c->tlb[i];
 

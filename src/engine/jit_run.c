@@ -29,28 +29,31 @@ static void flags_out(struct engine_cpu *c)
 /* True if the guest's bytes, and whether their page is global, are still those of the block. May raise. */
 static bool same_code(struct engine_cpu *c, struct jit_block *b)
 {
-	uint8_t buf[JIT_BLOCK_MAX * 15];
+	const uint8_t *kept = c->jit->bytes + b->bytes;
 	struct jit *j = c->jit;
-	uint8_t *host;
+	uint8_t buf[PAGE_SIZE], *host, *page;
+	const struct jit_range *r;
 	uint64_t seq;
 	long left;
 
+again:
 	host = interp_code_host(c, b->rip, &seq);
 	if (b->global && !jit_is_global(c, b->rip))
 		return false;
 	if (host == b->host && j->contents == b->contents)
 		return true;
 	j->stats.validations++;
-	for (;;) {
-		left = raw_copy(c, buf, host, b->len, seq);
+	page = (uint8_t *)((uint64_t)host & ~PAGE_OFFSET_MASK);
+	for (r = b->range; r < b->range + b->nranges; r++) {
+		left = raw_copy(c, buf + r->off, page + r->off, r->len, seq);
+		if (left > 0)
+			goto again;
 		if (left < 0)
 			access_bad(c);
-		if (!left)
-			break;
-		host = interp_code_host(c, b->rip, &seq);
 	}
-	if (memcmp(buf, j->bytes + b->bytes, b->len) || (b->global && !jit_is_global(c, b->rip)))
-		return false;
+	for (r = b->range; r < b->range + b->nranges; kept += r++->len)
+		if (memcmp(buf + r->off, kept, r->len))
+			return false;
 	jit_page_compared(c, b, host);
 	return true;
 }
@@ -106,56 +109,105 @@ static uint64_t go_on_at(struct engine_cpu *c)
 	return (uint64_t)c->jit->rx + b->entry;
 }
 
-/* c->rip stands at the site, and nothing from there on is counted. Returns what was counted. */
-static unsigned stand_at(struct engine_cpu *c, const struct jit_site *s, const struct jit_block *b)
+static const struct jit_step *step_of(const struct jit *j, const struct jit_block *b, unsigned k)
 {
-	unsigned left = b->insns - s->index;
-
-	c->rip = b->rip + s->rip;
-	c->retired -= left;
-	return left;
+	return &j->step[b->step + k];
 }
 
-/* Executes the site's instruction by its handler and says where to go on. */
-static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, struct jit_block *b)
+static uint64_t rip_of(const struct jit_block *b, const struct jit_step *s)
 {
+	return (b->rip & ~PAGE_OFFSET_MASK) + s->at;
+}
+
+/* Executes the block's instruction number k by its handler. True if the block goes on behind it, and may. */
+static bool step_over(struct engine_cpu *c, const struct jit_block *b, unsigned k)
+{
+	const struct jit_step *next = step_of(c->jit, b, k + 1);
 	struct jit *j = c->jit;
-	uint64_t next = b->rip + s->rip + s->len;
-	unsigned left = stand_at(c, s, b), key = b->key;
+	unsigned key = b->key;
+	uint32_t dropped = j->dropped;
 
 	j->stats.fallbacks++;
-	if (unlikely(j->by_mnemonic))
-		jit_stats_site(j, s);
+	c->rip = rip_of(b, step_of(j, b, k));
 	interp_one(c);
-	if (s->kind != SITE_CALL)
-		jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE);
-	if (!s->cont || c->rip != next || !c->code64 || jit_key(c) != key)
-		return go_on_at(c);
-	if (jit_block_word(c, b) + j->stamp[s->block] != 0)
+	return next->at != JIT_NOWHERE && c->rip == rip_of(b, next) && c->code64 && jit_key(c) == key &&
+	       dropped == j->dropped && jit_block_word(c, b) + j->stamp[b - j->block] == 0;
+}
+
+/* No look-up for a group: if that is the rule here, the block is made again without. */
+static bool look_in_vain(struct jit *j, struct jit_block *b)
+{
+	if (++b->in_vain < JIT_IN_VAIN)
+		return false;
+	*jit_plain(j, b->rip) = true;
+	b->dead = true;
+	j->stamp[b - j->block] = JIT_NO_STAMP;
+	return true;
+}
+
+/* The handler has made the access known, perhaps. True: so is its group. */
+static bool fill_after(struct engine_cpu *c, const struct jit_site *s)
+{
+	uint64_t seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
+	volatile uint64_t *addend = &c->jit->group[MAX(s->leads, 0)];
+	struct jit *j = c->jit;
+
+	if (!jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE) || s->leads < 0 || !s->sole)
+		return false;
+	*addend = jit_tlb_addend(c, j->lin, s->kind == SITE_WRITE);
+	atomic_signal_fence(memory_order_seq_cst);
+	if (atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) == seq)
+		return true;
+	*addend = JIT_NO_ADDEND;
+	return false;
+}
+
+/* Executes the site's instruction by its handler, and those behind it that count on its look-up; where to go on. */
+static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, struct jit_block *b)
+{
+	unsigned k = s->index, until = step_of(c->jit, b, k)->until;
+	struct jit *j = c->jit;
+	bool in_vain = until > k;
+
+	if (unlikely(j->by_mnemonic)) {
+		jit_stats_site(j, s);
+		c->retired += (uint64_t)(int64_t)s->uncounted;
+	}
+	do {
+		if (!step_over(c, b, k))
+			return go_on_at(c);
+		if (k == s->index && s->kind != SITE_CALL && !s->member && fill_after(c, s))
+			until = k;
+	} while (k++ < until);
+	if (in_vain && until > s->index && look_in_vain(j, b))
 		return 0;
-	c->retired += left - 1;
+	if (unlikely(j->by_mnemonic))
+		c->retired -= step_of(j, b, k)->uncounted;
 	flags_out(c);
 	fpu_live(c->fpu);
-	return (uint64_t)j->rx + s->cont;
+	return (uint64_t)j->rx + step_of(j, b, k)->code;
 }
 
 /* The access is not in the table: from c->tlb, else by a walk, which may raise. False: that is not enough. */
 static bool find_page(struct engine_cpu *c, const struct jit_site *s, const struct jit_block *b)
 {
-	bool write = s->kind == SITE_WRITE;
 	struct jit *j = c->jit;
+	uint64_t lin = j->lin + s->own;
 	struct place p;
-	unsigned left;
 
-	if (jit_tlb_fill(c, j->lin, s->size, write))
+	if (jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE))
 		return true;
-	if (!s->plain || s->size - 1U > (~j->lin & PAGE_OFFSET_MASK) || !is_canonical(j->lin))
+	if (!s->plain || s->own_size - 1U > (~lin & PAGE_OFFSET_MASK) || !is_canonical(lin))
 		return false;
-	left = stand_at(c, s, b);
-	mmu_translate(c, j->lin, write ? ACC_WRITE : ACC_READ, &p);
-	c->retired += left;
+	c->rip = rip_of(b, step_of(j, b, s->index));
+	if (unlikely(j->by_mnemonic))
+		c->retired += (uint64_t)(int64_t)s->uncounted;
+	mmu_translate(c, lin, s->own_write ? ACC_WRITE : ACC_READ, &p);
+	if (unlikely(j->by_mnemonic))
+		c->retired -= (uint64_t)(int64_t)s->uncounted;
 	/* A store to the block's own code: not from within. */
-	return jit_block_word(c, b) + j->stamp[s->block] == 0 && jit_tlb_fill(c, j->lin, s->size, write);
+	return jit_block_word(c, b) + j->stamp[s->block] == 0 &&
+	       jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE);
 }
 
 uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
@@ -168,10 +220,10 @@ uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
 	j->exit_id = JIT_NO_EXIT;
 	if (s->kind == SITE_ENTRY)
 		return enter_block(c, b);
-	if (s->kind != SITE_CALL && (site != j->filled_site || c->retired != j->filled_at) &&
+	if (s->kind != SITE_CALL && !s->member && (site != j->filled_site || j->lin != j->filled_lin) &&
 	    find_page(c, s, b)) {
 		j->filled_site = site;
-		j->filled_at = c->retired;
+		j->filled_lin = j->lin;
 		j->stats.fills++;
 		return (uint64_t)j->rx + s->start;
 	}
@@ -191,14 +243,24 @@ static void run_cold(struct engine_cpu *c)
 	} while (straight && jit_calm(c));
 }
 
-static uint8_t *heat_of(struct jit *j, uint64_t rip)
+static unsigned heat_index(uint64_t rip)
 {
-	return &j->heat[(rip ^ rip >> 14) & (JIT_HEAT - 1)];
+	return (unsigned)(rip ^ rip >> 14) & (JIT_HEAT - 1);
+}
+
+uint8_t *jit_heat(struct jit *j, uint64_t rip)
+{
+	return &j->heat[heat_index(rip)];
+}
+
+bool *jit_plain(struct jit *j, uint64_t rip)
+{
+	return &j->plain[heat_index(rip)];
 }
 
 static bool is_hot(struct jit *j, uint64_t rip)
 {
-	uint8_t *h = heat_of(j, rip);
+	uint8_t *h = jit_heat(j, rip);
 
 	if (*h >= jit_threshold)
 		return true;
@@ -219,7 +281,7 @@ static struct jit_block *block_here(struct engine_cpu *c)
 /* No block here: cold, or nothing to translate (an instruction on two pages), behind which there may be a block. */
 static void run_without(struct engine_cpu *c)
 {
-	if (!c->code64 || *heat_of(c->jit, c->rip) < jit_threshold) {
+	if (!c->code64 || *jit_heat(c->jit, c->rip) < jit_threshold) {
 		run_cold(c);
 		return;
 	}

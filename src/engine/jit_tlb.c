@@ -21,12 +21,20 @@ static SIGSAFE void no_pages(uint64_t *neg)
 	__asm__ volatile("rep stosb" : "+D"(neg), "+c"(n) : "a"(1) : "memory");
 }
 
+SIGSAFE void jit_drop_groups(struct jit *j)
+{
+	j->dropped++;
+	for (unsigned k = 0; k < JIT_GROUPS; k++)
+		((volatile uint64_t *)j->group)[k] = JIT_NO_ADDEND;
+}
+
 SIGSAFE void jit_tlb_clear(struct engine_cpu *c)
 {
 	struct jit *j = c->jit;
 
 	if (!j || !j->rw)
 		return;
+	jit_drop_groups(j);
 	for (unsigned k = 0; k < JIT_CLASSES; k++) {
 		no_pages(j->tlb[k].rneg);
 		no_pages(j->tlb[k].wneg);
@@ -63,6 +71,7 @@ void jit_new_space(struct engine_cpu *c)
 	if (!j || !j->rw)
 		return;
 	set_generation(c);
+	jit_drop_groups(j);
 	for (unsigned k = 0; j->nlocal > JIT_LOCAL && k < JIT_CLASSES; k++)
 		no_local_pages(&j->tlb[k]);
 	for (unsigned k = 0; j->nlocal <= JIT_LOCAL && k < j->nlocal; k++) {
@@ -82,6 +91,7 @@ void jit_new_page(struct engine_cpu *c, uint64_t lin)
 	if (!c->jit || !c->jit->rw)
 		return;
 	jit_page_moved(c, lin);
+	jit_drop_groups(c->jit);
 	for (unsigned k = 0; k < JIT_CLASSES; k++)
 		c->jit->tlb[k].rneg[index_of(lin)] = c->jit->tlb[k].wneg[index_of(lin)] = JIT_NO_PAGE;
 }
@@ -121,4 +131,11 @@ bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
 		return true;
 	(write ? t->wneg : t->rneg)[i] = JIT_NO_PAGE;
 	return false;
+}
+
+uint64_t jit_tlb_addend(const struct engine_cpu *c, uint64_t lin, bool write)
+{
+	const struct jit_tlb *t = &c->jit->tlb[jit_class(c)];
+
+	return (write ? t->wadd : t->radd)[index_of(lin)];
 }

@@ -249,22 +249,22 @@ bool jit_vector_op(struct making *m)
 	struct address a;
 	struct jit_site *s;
 
-	if (!(in->attributes & ZYDIS_ATTRIB_HAS_MODRM) || excluded(in->mnemonic) || !sort_operands(m, &v) ||
-	    (!v.any_vector && !vex) || !enabled(m, v.any_vector) || (in->attributes & ZYDIS_ATTRIB_HAS_LOCK))
+	if (in->raw.prefix_count > 3 || !(in->attributes & ZYDIS_ATTRIB_HAS_MODRM) ||
+	    excluded(in->mnemonic) || !sort_operands(m, &v) || (!v.any_vector && !vex) ||
+	    !enabled(m, v.any_vector) || (in->attributes & ZYDIS_ATTRIB_HAS_LOCK))
 		return false;
 	if (v.mem) {
 		size = memory_size(m, &v);
-		if (!size || is_slot(v.reg) || is_slot(v.vvvv) || !jit_address_of(m, v.mem, &a))
+		if (!size || is_slot(v.reg) || is_slot(v.vvvv) || !trace_address(m->i, v.mem, &a))
 			return false;
 	} else if (is_slot(v.vvvv)) {
 		return false;
 	}
-	s = jit_site_new(m, !v.mem ? SITE_CALL : jit_writes(v.mem) ? SITE_WRITE : SITE_READ, size);
 	if (v.mem) {
-		jit_emit_address(m, &a);
-		jit_emit_probe(m, s);
+		s = jit_access(m, &a, jit_writes(v.mem) ? SITE_WRITE : SITE_READ, size);
 	} else {
-		jit_only_slow(m, s);
+		s = jit_site_new(m, SITE_CALL, 0);
+		jit_only_slow(m, s, NULL);
 	}
 	if (v.any_vector)
 		e_gs(&m->e, OP_MOV_LOAD, true, H_RCX, CPU_OFF(fpu));
@@ -280,6 +280,5 @@ bool jit_vector_op(struct making *m)
 	move_state(m, v.vec_out, v.mask_out, vex, true);
 	number_out(m, v.reg, H_R15);
 	number_out(m, v.rm, H_R14);
-	s->cont = e_here(&m->e);
 	return true;
 }

@@ -243,7 +243,7 @@ int vcpu_set_cpuid(struct vcpu *v, const struct kvm_cpuid_entry2 *e, unsigned n)
 		if (e[i].function == 0x80000008 && bits != 48 && bits != 57 && bits != 0)
 			return -EINVAL;
 	}
-	if (engine_retired(v->cpu))
+	if (engine_progress(v->cpu))
 		return unchanged(v, e, n) ? 0 : -EINVAL;
 	if (n) {
 		copy = base_zalloc(n * sizeof(*copy));

@@ -173,7 +173,7 @@ static const struct {
     P(p_muldiv), P(p_odd),    P(p_vector), P(p_fault),	  P(p_divide), P(p_undefined),
 };
 
-/* Seen to fail with the add behind LAHF left out of emit_restore (OF), and without `retired -= left`. */
+/* Seen to fail with the add behind LAHF left out of emit_restore (OF), and without `c->retired -=` in call_handler. */
 static void tiers_agree(void **state)
 {
 	struct sigaction sa = {.sa_sigaction = segv_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
@@ -378,9 +378,15 @@ static void a_full_cache(void **state)
 	uint64_t n = JIT_BLOCKS + 5000, at = 0x200000;
 
 	put(r, PD + 8, 0x200000 | 0x87, 8);
-	for (uint64_t k = 0; k < n; k++) /* inc eax; jmp to the next */
-		put(r, at + 4 * k, 0x00ebc0ff, 4);
-	put(r, at + 4 * n, 0xf4, 1);
+	put(r, PD + 16, 0x400000 | 0x87, 8);
+	for (uint64_t k = 0; k < n; k++) { /* inc eax; jmp to the next, in another page */
+		uint64_t here = at + (k & 1) * 0x200000 + k / 2 * 8,
+			 there = at + (~k & 1) * 0x200000 + (k + 1) / 2 * 8;
+
+		put(r, here, 0xe9c0ff, 3);
+		put(r, here + 3, there - (here + 7), 4);
+	}
+	put(r, at + (n & 1) * 0x200000 + n / 2 * 8, 0xf4, 1);
 	for (unsigned round = 0; round < 2; round++) {
 		r->c->gpr[RAX] = 0;
 		r->c->rip = at;
@@ -407,5 +413,6 @@ int main(void)
 	};
 
 	setenv("USERKVM_ENGINE", "jit:0", 1);
+	setenv("USERKVM_STATS", "1", 1); /* all instructions are counted */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Memory accesses of generated code: from the guest's address to the operand of the host's instruction.
+ *
+ * A look-up (jit_tlb.c) gives what is to be added to the linear address. It is made for one access, or by the first of
+ * a group for all of it: the group's addend then waits in jit->group, where whatever makes the table forget puts one
+ * that faults. From the look-up to the access is one window: it changes only scratch registers (rcx, r14, r15), so it
+ * can be begun again at any point (engine_kick), and the access commits all at once. Nothing in it touches flags.
+ */
+#include "engine/jit_emit.h"
+
+#define GPR_OFF(n) ((uint32_t)(offsetof(struct engine_cpu, gpr) + 8 * (n)))
+
+/* -- Addresses -- */
+
+/* The linear address plus delta in r14; uses r15 and rcx. */
+static void emit_linear(struct making *m, const struct address *a, int64_t delta)
+{
+	struct emit *e = &m->e;
+	int64_t disp = a->disp + delta;
+
+	if (a->absolute) {
+		e_mov_imm(e, H_R14, (uint64_t)disp);
+	} else {
+		int base = a->base < 0 ? -1 : (int)jit_reg_in(m, a->base, H_R14);
+		int index = a->index < 0 ? -1 : (int)jit_reg_in(m, a->index, H_R15);
+
+		if (index < 0 && !disp) {
+			if (base != H_R14)
+				e_rr(e, OP_MOV_STORE, true, (unsigned)base, H_R14);
+		} else {
+			e_lea_full(e, true, false, H_R14, base, index, a->scale, (int32_t)disp);
+		}
+	}
+	if (a->seg) {
+		e_gs(e, OP_MOV_LOAD, true, H_RCX, a->seg);
+		e_lea_full(e, true, false, H_R14, H_R14, H_RCX, 0, 0);
+	}
+}
+
+/* A host register that is the address but for its displacement; -1: there is none. */
+static int direct_base(const struct address *a)
+{
+	return a->base >= 0 && a->index < 0 && !a->seg && !jit_in_memory(a->base) ? jit_host_of(a->base) : -1;
+}
+
+/* -- The look-up -- */
+
+struct look {
+	uint32_t neg, add; /* offsets of the table's columns */
+};
+
+static struct look columns(const struct making *m, bool write)
+{
+	uint32_t table = JIT_OFF(tlb) + (m->b->key & JIT_KEY_CLASS) * (uint32_t)sizeof(struct jit_tlb);
+
+	if (write)
+		return (struct look){table + (uint32_t)offsetof(struct jit_tlb, wneg),
+				     table + (uint32_t)offsetof(struct jit_tlb, wadd)};
+	return (struct look){table + (uint32_t)offsetof(struct jit_tlb, rneg),
+			     table + (uint32_t)offsetof(struct jit_tlb, radd)};
+}
+
+/* rcx 0: on; else to the site's slow side. */
+static void emit_judge(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
+{
+	e_jrcxz(&m->e, 5);
+	jit_jump_slow(m, s, a, delta);
+}
+
+/* A place that is known: its page and index are constants. */
+static void look_absolute(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
+{
+	uint64_t first = (uint64_t)(a->disp + delta), last = first + s->size - 1;
+	struct look t = columns(m, s->kind == SITE_WRITE);
+	uint32_t at = 8 * (uint32_t)(first >> PAGE_SHIFT & (JIT_TLB - 1));
+	struct emit *e = &m->e;
+
+	if ((first ^ last) >> PAGE_SHIFT) {
+		jit_jump_slow(m, s, a, delta);
+		return;
+	}
+	e_gs(e, OP_MOV_LOAD, true, H_RCX, t.neg + at);
+	e_mov_imm(e, H_R14, first >> PAGE_SHIFT);
+	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
+	emit_judge(m, s, a, delta);
+	e_gs(e, OP_MOV_LOAD, true, H_R15, t.add + at);
+	e_mov_imm(e, H_R14, (uint64_t)a->disp);
+	m->at = (struct place_of){H_R14, H_R15, 0};
+}
+
+/* From a base register: no address is computed but by the access itself. */
+static void look_direct(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
+{
+	struct look t = columns(m, s->kind == SITE_WRITE);
+	unsigned base = (unsigned)direct_base(a), first = base;
+	int64_t d = a->disp + delta;
+	struct emit *e = &m->e;
+
+	if (d) {
+		e_lea(e, H_RCX, base, (int32_t)d);
+		first = H_RCX;
+	}
+	e_pext(e, H_R15, first, JIT_OFF(mask_index));
+	if (s->size > 1)
+		e_lea(e, H_RCX, first, s->size - 1);
+	e_pext(e, H_RCX, s->size > 1 ? H_RCX : first, JIT_OFF(mask_page));
+	e_gs_index(e, H_R14, H_R15, t.neg);
+	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
+	emit_judge(m, s, a, delta);
+	e_gs_index(e, H_R15, H_R15, t.add);
+	m->at = (struct place_of){(int)base, H_R15, (int32_t)a->disp};
+}
+
+/* The address in r14 first, as everything may be. */
+static void look_computed(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
+{
+	struct look t = columns(m, s->kind == SITE_WRITE);
+	struct emit *e = &m->e;
+
+	emit_linear(m, a, delta);
+	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
+	if (s->size > 1)
+		e_lea(e, H_RCX, H_R14, s->size - 1);
+	e_pext(e, H_RCX, s->size > 1 ? H_RCX : H_R14, JIT_OFF(mask_page));
+	e_gs_index(e, H_R15, H_R15, t.neg);
+	e_lea_full(e, true, false, H_RCX, H_RCX, H_R15, 0, 0);
+	emit_judge(m, s, a, delta);
+	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
+	e_gs_index(e, H_R15, H_R15, t.add);
+	m->at = (struct place_of){H_R14, H_R15, (int32_t)-delta};
+}
+
+/* -- Groups -- */
+
+#define GROUP_OFF(n) (JIT_OFF(group) + 8 * (uint32_t)(n))
+
+static bool same_address(const struct address *a, const struct address *b)
+{
+	return a->base == b->base && a->index == b->index && a->scale == b->scale && a->disp == b->disp &&
+	       a->absolute == b->absolute && a->seg == b->seg;
+}
+
+/* The access that the trace found for what is emitted now; NULL: it is alone. */
+static const struct trace_access *next_access(struct making *m, const struct address *a, bool write,
+					      unsigned size)
+{
+	const struct trace_access *x = m->accesses < m->i->naccess ? &m->i->access[m->accesses] : NULL;
+
+	m->accesses++;
+	if (!x || x->group == NO_GROUP || x->size != size || (write && !x->write) || !same_address(&x->a, a))
+		return NULL;
+	return x;
+}
+
+static bool fits(int64_t v)
+{
+	return v == (int32_t)v;
+}
+
+/* Its look-up: for the access alone, or for a group. */
+static struct jit_site *emit_look(struct making *m, const struct address *a, enum jit_site_kind kind,
+				  unsigned size, int64_t delta)
+{
+	struct jit_site *s = jit_site_new(m, kind, size);
+
+	if (a->absolute && !a->seg)
+		look_absolute(m, s, a, delta);
+	else if (direct_base(a) >= 0)
+		look_direct(m, s, a, delta);
+	else
+		look_computed(m, s, a, delta);
+	return s;
+}
+
+/* A later member: the addend is there. */
+static void emit_member(struct making *m, const struct address *a, int group)
+{
+	int base = direct_base(a);
+
+	if (base >= 0) {
+		m->at = (struct place_of){base, H_R15, (int32_t)a->disp};
+	} else {
+		emit_linear(m, a, 0);
+		m->at = (struct place_of){H_R14, H_R15, 0};
+	}
+	e_gs(&m->e, OP_MOV_LOAD, true, H_R15, GROUP_OFF(group));
+}
+
+struct jit_site *jit_access(struct making *m, const struct address *a, enum jit_site_kind kind, unsigned size)
+{
+	const struct trace_access *x = next_access(m, a, kind == SITE_WRITE, size);
+	struct trace_group *g = x ? &m->t->group[x->group] : NULL;
+	int64_t delta = g ? g->lo - x->off : 0;
+	struct jit_site *s;
+
+	if (g && !fits(a->disp + delta) && !a->absolute)
+		g = NULL;
+	if (g && g->led) {
+		s = jit_site_new(m, kind, size);
+		s->member = true;
+		emit_member(m, a, x->group);
+		jit_only_slow(m, s, a);
+		g->last = m->index;
+		return s;
+	}
+	if (!g)
+		return emit_look(m, a, kind, size, 0);
+	s = emit_look(m, a, g->write ? SITE_WRITE : kind, (unsigned)(g->hi - g->lo), delta);
+	s->own = (uint8_t)-delta;
+	s->own_size = (uint8_t)size;
+	s->own_write = kind == SITE_WRITE;
+	s->leads = (int8_t)x->group;
+	s->sole = !m->led;
+	if (m->led)
+		m->led->sole = false;
+	m->led = s;
+	e_gs(&m->e, OP_MOV_STORE, true, H_R15, GROUP_OFF(x->group));
+	g->led = true;
+	g->lead = g->last = m->index;
+	return s;
+}
+
+void jit_slow_address(struct making *m, const struct address *a, int64_t delta)
+{
+	emit_linear(m, a, delta);
+}

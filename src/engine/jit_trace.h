@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Private to the translator: the guest code that becomes one block. A trace is a path through one page, entered at its
+ * start only: it follows the branches that are expected and has an exit for each that is not. What is known of its
+ * registers tells which accesses lie beside each other; such a group is looked up once.
+ */
+#ifndef USERKVM_ENGINE_JIT_TRACE_H
+#define USERKVM_ENGINE_JIT_TRACE_H
+
+#include "engine/jit.h"
+
+#define TRACE_GROUPS   16
+#define TRACE_SPAN     128 /* bytes that a group may lie apart: its page ends inside 1 in 32 */
+#define TRACE_CALLS    4   /* calls that are followed into each other */
+#define TRACE_UNROLLED 32  /* instructions of a loop that are not followed into it once more */
+
+/* A memory operand in 64-bit addressing; guest register numbers, -1 = none. */
+struct address {
+	int base, index;
+	unsigned scale; /* a shift */
+	int64_t disp;
+	bool absolute; /* disp is all of it */
+	uint32_t seg;  /* offset of the segment's base in struct engine_cpu, 0 = none */
+};
+
+#define NO_GROUP (-1)
+
+struct trace_access {
+	struct address a;
+	unsigned size;
+	bool write;
+	int group;
+	int64_t off; /* from the group's origin */
+};
+
+/* Accesses whose addresses differ by constants. */
+struct trace_group {
+	uint32_t base, index; /* values of registers; UINT32_MAX = none */
+	unsigned scale;
+	uint32_t seg;
+	int64_t lo, hi; /* bytes that are touched, from the origin; hi behind the last */
+	bool write;	/* some of them are written */
+	unsigned members;
+	/* -- The block's making -- */
+	bool led; /* its look-up was emitted, for instruction `lead` */
+	unsigned lead, last;
+};
+
+enum trace_way {
+	WAY_ON,	   /* to the instruction behind it */
+	WAY_TAKEN, /* to the branch's target */
+	WAY_BACK,  /* a return, to where its call in this trace came from */
+	WAY_END,   /* unknown: the trace ends */
+};
+
+struct trace_insn {
+	uint64_t rip, next; /* next: behind it */
+	uint64_t target;    /* WAY_TAKEN, WAY_BACK */
+	const uint8_t *bytes;
+	enum trace_way way;
+	unsigned naccess;
+	struct trace_access access[2]; /* in the order in which they are emitted */
+	struct insn_decoded d;
+};
+
+struct trace {
+	unsigned n, ngroups, nranges;
+	bool unrolled; /* it is a loop that came to its start */
+	uint64_t end;  /* where the guest goes on behind the last instruction, unless that is WAY_END */
+	struct trace_group group[TRACE_GROUPS];
+	struct jit_range range[JIT_RANGES];
+	struct trace_insn insn[JIT_BLOCK_MAX];
+	uint8_t page[PAGE_SIZE];
+};
+
+/* Collects the trace at c->rip from t->page and finds its groups, none if `plain`. 0 instructions: none is whole there. */
+void trace_make(struct engine_cpu *c, struct trace *t, bool plain);
+/* The address of a memory operand; false if the form is left to the interpreter. */
+bool trace_address(const struct trace_insn *i, const ZydisDecodedOperand *o, struct address *a);
+
+#endif
