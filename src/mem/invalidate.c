@@ -145,10 +145,7 @@ static bool touches_slot(struct mem *m, const struct mem_invalidation *r)
 	for (unsigned as = 0; as < MEM_ADDRESS_SPACES && !hit; as++) {
 		struct slot_set *set = srcu_dereference(m->active[as]);
 
-		if (!set->n || r->lo >= set->hva_hi || r->hi <= set->hva_lo)
-			continue;
-		for (unsigned i = 0; i < set->n && !hit; i++)
-			hit = r->lo < slot_hi(set->slots[i]) && r->hi > slot_lo(set->slots[i]);
+		hit = slot_set_shows(set, r->lo, r->hi);
 	}
 	srcu_read_unlock(m->srcu, idx);
 	return hit;

@@ -106,7 +106,7 @@ static int grow_sets(struct mem *m, struct change *c)
 	if (c->kind != CHANGE_CREATE || set->n < set->capacity)
 		return 0;
 	for (unsigned i = 0; i < 2; i++) {
-		c->bigger[i] = slot_set_create(set->capacity * 2);
+		c->bigger[i] = slot_set_create(set->capacity * 2, 0);
 		if (!c->bigger[i])
 			return -ENOMEM;
 	}
@@ -162,11 +162,8 @@ static void publish(struct mem *m, struct change *c)
 	mutex_lock(&m->slots_arch_lock);
 	old = atomic_load(&m->active[c->as]);
 	set = m->inactive[c->as];
-	if (c->bigger[0]) {
-		base_free(set);
-		set = c->bigger[0];
-		slot_set_copy(set, old);
-	}
+	if (c->bigger[0])
+		set = slot_set_replace(c->bigger[0], set);
 	slot_set_edit(set, c->old, c->new);
 	carry_arch(c);
 	srcu_assign(m->active[c->as], set);
@@ -175,13 +172,9 @@ static void publish(struct mem *m, struct change *c)
 	srcu_synchronize(m->srcu);
 	if (mutated(MUTATE_SLOTS_ARCH_ACROSS_SYNC))
 		mutex_unlock(&m->slots_arch_lock);
-	if (c->bigger[0]) {
-		base_free(old);
-		old = c->bigger[1];
-		slot_set_copy(old, set);
-	} else {
-		slot_set_edit(old, c->old, c->new);
-	}
+	if (c->bigger[1])
+		old = slot_set_replace(c->bigger[1], old);
+	slot_set_edit(old, c->old, c->new);
 	m->inactive[c->as] = old;
 }
 

@@ -68,33 +68,25 @@ static unsigned lower_bound(const struct slot_set *set, uint64_t gfn)
 	return lo;
 }
 
-struct slot_set *slot_set_create(unsigned capacity)
+struct slot_set *slot_set_create(unsigned capacity, unsigned which)
 {
 	struct slot_set *set = base_zalloc(sizeof(*set) + capacity * sizeof(set->slots[0]));
 
-	if (set)
+	if (set) {
 		set->capacity = capacity;
+		set->which = which;
+	}
 	return set;
 }
 
-void slot_set_copy(struct slot_set *to, const struct slot_set *from)
+struct slot_set *slot_set_replace(struct slot_set *to, struct slot_set *from)
 {
 	to->n = from->n;
-	to->hva_lo = from->hva_lo;
-	to->hva_hi = from->hva_hi;
+	to->which = from->which;
+	to->by_hva = from->by_hva;
 	memcpy(to->slots, from->slots, from->n * sizeof(to->slots[0]));
-}
-
-static uint64_t hva_end(const struct slot *s)
-{
-	return (uint64_t)s->hva + (s->npages << PAGE_SHIFT);
-}
-
-/* Widens the range of host addresses for a slot; starts it for the only one. */
-static void cover(struct slot_set *set, const struct slot *s, bool first)
-{
-	set->hva_lo = first ? (uint64_t)s->hva : MIN(set->hva_lo, (uint64_t)s->hva);
-	set->hva_hi = first ? hva_end(s) : MAX(set->hva_hi, hva_end(s));
+	base_free(from);
+	return to;
 }
 
 void slot_set_edit(struct slot_set *set, const struct slot *out, struct slot *in)
@@ -106,16 +98,14 @@ void slot_set_edit(struct slot_set *set, const struct slot *out, struct slot *in
 		base_bug_on(i == set->n || set->slots[i] != out);
 		set->n--;
 		memmove(&set->slots[i], &set->slots[i + 1], (set->n - i) * sizeof(set->slots[0]));
-		if ((uint64_t)out->hva == set->hva_lo || hva_end(out) == set->hva_hi)
-			for (i = 0; i < set->n; i++)
-				cover(set, set->slots[i], i == 0);
+		slot_hva_remove(set, out);
 	}
 	if (in) {
 		i = lower_bound(set, in->base_gfn);
 		base_bug_on(set->n == set->capacity);
-		memmove(&set->slots[i + 1], &set->slots[i], (set->n - i) * sizeof(set->slots[0]));
+		memmove(&set->slots[i + 1], &set->slots[i], (set->n++ - i) * sizeof(set->slots[0]));
 		set->slots[i] = in;
-		cover(set, in, set->n++ == 0);
+		slot_hva_insert(set, in);
 	}
 }
 
@@ -211,10 +201,10 @@ int mem_create(struct mem **out, const struct mem_port *port, void *ctx, struct 
 		return -ENOMEM;
 	}
 	for (unsigned as = 0; as < MEM_ADDRESS_SPACES; as++) {
-		struct slot_set *active = slot_set_create(FIRST_CAPACITY);
+		struct slot_set *active = slot_set_create(FIRST_CAPACITY, 0);
 
 		atomic_store(&m->active[as], active);
-		m->inactive[as] = slot_set_create(FIRST_CAPACITY);
+		m->inactive[as] = slot_set_create(FIRST_CAPACITY, 1);
 		m->by_id[as] = base_zalloc(FIRST_IDS * sizeof(struct slot *));
 		m->nr_ids[as] = FIRST_IDS;
 		if (!active || !m->inactive[as] || !m->by_id[as]) {

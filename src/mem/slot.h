@@ -2,7 +2,7 @@
 /*
  * Private to mem: memslots and the sets that readers search.
  *
- * An address space has two sets of the same content, sorted arrays: readers search the active one, an updater
+ * An address space has two sets of the same content, each a sorted array and a tree: readers search the active one, an updater
  * edits the other, publishes it, waits for the readers of the first, and makes the same edit there. What
  * changes in a slot's life changes in the slot itself: whether it is logged, whether it is on its way out
  * (INVALID), what vCPUs attach to it on their way (arch data: sptes, counts of write tracking).
@@ -40,6 +40,12 @@
 
 _Static_assert((SPTE_FLAGS >> SPTE_GEN_SHIFT) == 0, "flags and generation are disjoint");
 
+/* A slot's place in the tree of one set: hva.c. */
+struct slot_hva {
+	struct slot *left, *right;
+	uint64_t max; /* the highest end of a host range below */
+};
+
 struct slot {
 	uint64_t base_gfn, npages;
 	uint8_t *hva;
@@ -56,13 +62,15 @@ struct slot {
 	uint64_t tracked;		   /* gfns with a wish; slots_arch_lock */
 	/* Dirty bitmap, one bit per gfn, and behind it as many words for a snapshot; NULL = not logged. */
 	_Atomic(_Atomic uint64_t *) log;
+	struct slot_hva by_hva[2]; /* as the set it belongs to */
 };
 
 struct slot_set {
 	unsigned n, capacity;
-	_Atomic unsigned hint;	 /* index of the last hit */
-	uint64_t hva_lo, hva_hi; /* all slots' host ranges lie inside */
-	struct slot *slots[];	 /* by base_gfn */
+	_Atomic unsigned hint; /* index of the last hit */
+	unsigned which;	       /* of the two */
+	struct slot *by_hva;   /* root of the same slots' tree */
+	struct slot *slots[];  /* by base_gfn */
 };
 
 struct mem {
@@ -106,12 +114,14 @@ struct slot *slot_create(const struct kvm_userspace_memory_region *r);
 void slot_free(struct slot *s);
 /* Allocates a dirty bitmap; all bits set or clear. NULL without memory. */
 _Atomic uint64_t *slot_log_create(const struct slot *s, bool all_set);
-/* An empty set; NULL without memory. */
-struct slot_set *slot_set_create(unsigned capacity);
-/* Makes a set's content that of another. */
-void slot_set_copy(struct slot_set *to, const struct slot_set *from);
+/* An empty set, first (0) or second (1) of its address space; NULL without memory. */
+struct slot_set *slot_set_create(unsigned capacity, unsigned which);
+/* `to`, new and larger, takes the place of `from`, which nobody reads and is freed. Returns `to`. */
+struct slot_set *slot_set_replace(struct slot_set *to, struct slot_set *from);
 /* Takes `out` from a set that nobody reads, and adds `in`; each may be NULL. */
 void slot_set_edit(struct slot_set *set, const struct slot *out, struct slot *in);
+/* True if a slot's host range meets [lo, hi): no more than a search. Inside an srcu section. */
+bool slot_set_shows(const struct slot_set *set, uint64_t lo, uint64_t hi);
 /* True if [base, base + npages) meets a slot other than `but`. */
 bool slot_set_overlaps(const struct slot_set *set, uint64_t base, uint64_t npages, const struct slot *but);
 /* The slot that holds gfn, INVALID ones included, or NULL. Inside an srcu section or with slots_lock. */
@@ -130,6 +140,11 @@ static inline _Atomic uint64_t *slot_spte(const struct slot *s, uint64_t rel)
 
 	return sptes ? &sptes[rel] : NULL;
 }
+
+/* -- hva.c: an edit's part in the tree of a set that nobody reads -- */
+
+void slot_hva_insert(struct slot_set *set, struct slot *s);
+void slot_hva_remove(struct slot_set *set, const struct slot *s);
 
 /* -- fill.c -- */
 

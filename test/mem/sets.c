@@ -22,11 +22,27 @@ static int make_pool(void **state)
 
 /* -- Two sets (D1) -- */
 
+/* Every range of one to three pages in and around the pool, as the array has it. */
+static void assert_found_by_hva(const struct slot_set *set)
+{
+	for (int64_t k = -4; k < 70 * 3; k++) {
+		uint64_t lo = (uint64_t)pool + (uint64_t)(k / 3) * PAGE_SIZE;
+		uint64_t hi = lo + (uint64_t)(1 + (k + 4) % 3) * PAGE_SIZE;
+		bool found = false;
+
+		for (unsigned i = 0; i < set->n; i++) {
+			uint64_t from = (uint64_t)set->slots[i]->hva;
+
+			found |= from < hi && from + (set->slots[i]->npages << PAGE_SHIFT) > lo;
+		}
+		assert_int_equal(slot_set_shows(set, lo, hi), found);
+	}
+}
+
 static void assert_sets_equal(struct world *w)
 {
 	for (unsigned as = 0; as < MEM_ADDRESS_SPACES; as++) {
 		struct slot_set *a = atomic_load(&w->mem->active[as]), *b = w->mem->inactive[as];
-		uint64_t lo = UINT64_MAX, hi = 0;
 
 		assert_ptr_not_equal(a, b);
 		assert_int_equal(a->n, b->n);
@@ -39,16 +55,15 @@ static void assert_sets_equal(struct world *w)
 			if (i)
 				assert_true(a->slots[i - 1]->base_gfn + a->slots[i - 1]->npages <=
 					    s->base_gfn);
-			lo = MIN(lo, (uint64_t)s->hva);
-			hi = MAX(hi, (uint64_t)s->hva + (s->npages << PAGE_SHIFT));
 		}
-		if (a->n)
-			assert_true(a->hva_lo == lo && a->hva_hi == hi && b->hva_lo == lo && b->hva_hi == hi);
+		assert_found_by_hva(a);
+		assert_found_by_hva(b);
 	}
 }
 
-/* After any update both sets of each address space hold the same slots in order, and know their host range.
- * Seen to fail without the second slot_set_edit in publish, and with cover() left out for a slot that goes. */
+/* After any update both sets of each address space hold the same slots in order, and find them by host address, where
+ * they overlap. Seen to fail without the second slot_set_edit in publish, without slot_hva_remove, without with_max in
+ * take_out, and with slot_set_shows going left only. */
 static void both_sets_have_one_content(void **state)
 {
 	struct world *w = *state;
@@ -63,7 +78,8 @@ static void both_sets_have_one_content(void **state)
 		place = seed >> 16 & 127;
 		/* Creates, moves, deletes, flips flags, and is refused, as it comes. */
 		set_region(w, id | as << 16, seed >> 24 & 1, (uint64_t)place << PAGE_SHIFT,
-			   seed >> 25 & 3 ? PAGE_SIZE : 0, pool + id * PAGE_SIZE);
+			   seed >> 25 & 3 ? (1 + (seed >> 27 & 3) / 3 * (seed >> 29 & 3)) * PAGE_SIZE : 0,
+			   pool + id * PAGE_SIZE);
 		if (i % 16 == 0)
 			assert_sets_equal(w);
 	}
