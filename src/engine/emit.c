@@ -253,7 +253,7 @@ static bool raises_simd(ZydisExceptionClass cls)
 	}
 }
 
-static bool uses_mxcsr(const struct insn_decoded *d)
+bool insn_uses_mxcsr(const struct insn_decoded *d)
 {
 	if (is_x87(&d->in) || ignores_mxcsr(&d->in))
 		return false;
@@ -406,7 +406,7 @@ static void describe(struct vstub *st, struct uses *u, const struct insn_decoded
 	const ZydisAccessedFlags *fl = d->in.cpu_flags;
 
 	st->need = need_of(d);
-	st->mxcsr = uses_mxcsr(d);
+	st->mxcsr = insn_uses_mxcsr(d);
 	u->evex = st->need == NEED_AVX512;
 	u->vex = st->need >= NEED_AVX;
 	for (unsigned n = 0; n < d->in.operand_count; n++) {

@@ -177,6 +177,8 @@ bool canon_make(struct canon *out, const struct insn_decoded *d, const uint8_t *
 /* -- emit.c: fills st->* and the code for the canonical instruction; number of bytes, 0 if impossible -- */
 #define STUB_MAX 512
 unsigned emit_stub(struct vstub *st, uint8_t *code);
+/* Its result depends on MXCSR, or it may raise #XM. */
+bool insn_uses_mxcsr(const struct insn_decoded *d);
 
 /* -- host.c: what the host's CPU can do -- */
 struct host_cpu {

@@ -116,6 +116,7 @@ struct jit_step {
 	uint8_t
 	    until; /* if the interpreter executes it: up to which one it has to, for groups that begin here */
 	uint8_t uncounted; /* instructions before it that c->retired has not heard of */
+	bool vector;	   /* the guest's vector state is in the host's registers here */
 };
 #define JIT_NOWHERE UINT16_MAX
 
@@ -136,6 +137,7 @@ struct jit_site {
 	uint8_t own, own_size; /* its own bytes among those that are looked up for a group */
 	bool own_write;
 	bool member; /* of a group, behind its look-up */
+	bool vector; /* the guest's vector state is in the host's registers here */
 	uint16_t mnemonic;
 };
 
@@ -149,7 +151,11 @@ struct jit_exit {
 struct jit {
 	/* -- What generated code reads: by gs -- */
 	uint64_t mask_index, mask_page, mask_jump, mask_global; /* for pext */
-	uint64_t self, helper, slow_thunk, exit_thunk, enter_target;
+	uint64_t self, helper, fill, slow_thunk, exit_thunk, enter_target;
+	uint64_t vector_out;  /* 0: the host's registers hold the guest's vector state; else c->fpu does */
+	uint64_t vector_wide; /* some block names masks, registers 16..31 or 512 bits */
+	uint32_t vector_want; /* jit_slow: to be loaded before its site goes on */
+	uint32_t slow_site;
 	uint64_t tmp, lin;
 	uint64_t group
 	    [JIT_GROUPS]; /* what to add to linear addresses of a group; JIT_NO_ADDEND: look it up again */
@@ -166,6 +172,7 @@ struct jit {
 	uint8_t *rw, *rx;
 	void (*enter)(struct engine_cpu *c, uint64_t code);
 	uint32_t used, thunks_end, bytes_used;
+	uint32_t load_vectors; /* thunk: called with vector_out not 0; keeps flags, and all but rcx and r14 */
 	uint32_t nblocks, nsites, nexits, nsteps;
 	uint32_t exit_id; /* of the exit that was taken, JIT_NO_EXIT */
 	bool inside;	  /* jit_run is on the stack */
@@ -287,7 +294,7 @@ void jit_run(struct engine_cpu *c);
 /* At the start of a run (anybody may have written code), and after a jump out of a handler. */
 void jit_begin(struct engine_cpu *c);
 void jit_landed(struct engine_cpu *c);
-/* What generated code calls at a site; returns where to go on, 0 = leave. */
+/* What generated code calls at a site, with all state in c; returns where to go on, 0 = leave. */
 uint64_t jit_slow(struct engine_cpu *c, uint32_t site);
 
 /* -- jit_tlb.c -- */
@@ -298,6 +305,9 @@ void jit_tlb_clear(struct engine_cpu *c);
 void jit_new_mapping(struct engine_cpu *c);
 void jit_new_space(struct engine_cpu *c);
 void jit_new_page(struct engine_cpu *c, uint64_t lin);
+/* What generated code calls first: fills the table for a site's access and returns where it begins again, or 0. Runs
+ * with the guest's vector registers in the host's: this file is built without them. */
+uint64_t jit_fill(struct engine_cpu *c, uint32_t site);
 /* Copies what c->tlb says of the access into the table; false if it does not know. */
 bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write);
 /* What the table, which was filled for it, adds to the address. */

@@ -30,6 +30,7 @@ struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigne
 			       .plain = m->d.in.meta.isa_ext == ZYDIS_ISA_EXT_BASE ||
 					m->d.in.meta.isa_ext == ZYDIS_ISA_EXT_LONGMODE,
 			       .uncounted = (int8_t)m->uncounted,
+			       .vector = m->vector,
 			       .mnemonic = (uint16_t)m->d.in.mnemonic};
 	return s;
 }
@@ -144,7 +145,8 @@ static void begin_step(struct making *m, uint64_t rip)
 	    (struct jit_step){.code = e_here(&m->e),
 			      .at = here ? (uint16_t)(rip & PAGE_OFFSET_MASK) : JIT_NOWHERE,
 			      .until = (uint8_t)m->index,
-			      .uncounted = (uint8_t)m->uncounted};
+			      .uncounted = (uint8_t)m->uncounted,
+			      .vector = m->vector};
 }
 
 static void emit_insn(struct making *m)

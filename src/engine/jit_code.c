@@ -73,6 +73,8 @@ static void set_constants(struct engine_cpu *c)
 	j->mask_global = JIT_MASK_GLOBAL;
 	j->self = (uint64_t)c;
 	j->helper = (uint64_t)jit_slow;
+	j->fill = (uint64_t)jit_fill;
+	j->vector_out = 1;
 	j->exit_id = JIT_NO_EXIT;
 }
 

@@ -128,6 +128,7 @@ struct making {
 	unsigned nstubs;
 	uint32_t first_exit; /* their stubs follow */
 	bool ends;	     /* the instruction ended the block */
+	bool vector;	     /* the guest's vector state is in the host's registers here */
 };
 
 /* -- jit_op.c -- */

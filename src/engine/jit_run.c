@@ -7,7 +7,6 @@
  * before the instruction of the site.
  */
 #include "engine/code.h"
-#include "engine/fpu.h"
 #include "engine/jit.h"
 
 /* -- Flags and counts between the two -- */
@@ -75,7 +74,6 @@ static uint64_t enter_block(struct engine_cpu *c, struct jit_block *b)
 	}
 	/* The word with everything but the epoch 0: a request that comes now is seen at the next head. */
 	j->stamp[id] = -((uint64_t)(c->slow & ~SLOW_REASONS) << 32 & (b->global ? JIT_MASK_GLOBAL : ~0ULL));
-	fpu_live(c->fpu); /* the port that was asked for the page may have ended that */
 	return (uint64_t)j->rx + b->body;
 }
 
@@ -105,7 +103,7 @@ static uint64_t go_on_at(struct engine_cpu *c)
 		return 0;
 	link_to(c, b, JIT_NO_EXIT);
 	flags_out(c);
-	fpu_live(c->fpu);
+	c->jit->vector_want = 0;
 	return (uint64_t)c->jit->rx + b->entry;
 }
 
@@ -184,7 +182,7 @@ static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, str
 	if (unlikely(j->by_mnemonic))
 		c->retired -= step_of(j, b, k)->uncounted;
 	flags_out(c);
-	fpu_live(c->fpu);
+	j->vector_want = step_of(j, b, k)->vector;
 	return (uint64_t)j->rx + step_of(j, b, k)->code;
 }
 
@@ -218,6 +216,7 @@ uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
 
 	flags_in(c);
 	j->exit_id = JIT_NO_EXIT;
+	j->vector_want = s->vector;
 	if (s->kind == SITE_ENTRY)
 		return enter_block(c, b);
 	if (s->kind != SITE_CALL && !s->member && (site != j->filled_site || j->lin != j->filled_lin) &&
@@ -295,7 +294,6 @@ static void run_block(struct engine_cpu *c, struct jit_block *b)
 	uint32_t id;
 
 	flags_out(c);
-	fpu_live(c->fpu); /* vector instructions run under the guest's MXCSR */
 	j->exit_id = JIT_NO_EXIT;
 	j->stats.exits++;
 	j->enter(c, (uint64_t)j->rx + b->entry);

@@ -108,16 +108,22 @@ static void note_local(struct jit *j, unsigned class, unsigned index, bool write
 	}
 }
 
-bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
+/* The page's entry in c->tlb is current, and has this much. */
+static bool known(const struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
 {
-	uint64_t seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed),
-		 tag = TLB_TAG(c, lin, size);
+	const volatile struct tlb_entry *e = TLB_AT(c, lin);
+
+	return (write ? e->wtag : e->rtag) == TLB_TAG(c, lin, size);
+}
+
+static bool copy_entry(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
+{
+	uint64_t seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
 	volatile struct jit_tlb *t = &c->jit->tlb[jit_class(c)];
 	const volatile struct tlb_entry *e = TLB_AT(c, lin);
 	unsigned i = index_of(lin);
 
-	if ((write ? e->wtag : e->rtag) != tag && (size - 1 > (~lin & PAGE_OFFSET_MASK) ||
-						   !mmu_revive(c, lin) || (write ? e->wtag : e->rtag) != tag))
+	if (!known(c, lin, size, write))
 		return false;
 	/* In this order: generated code on this thread only, but engine_kick may come between any two. */
 	(write ? t->wneg : t->rneg)[i] = JIT_NO_PAGE;
@@ -138,4 +144,26 @@ uint64_t jit_tlb_addend(const struct engine_cpu *c, uint64_t lin, bool write)
 	const struct jit_tlb *t = &c->jit->tlb[jit_class(c)];
 
 	return (write ? t->wadd : t->radd)[index_of(lin)];
+}
+
+bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
+{
+	if (!known(c, lin, size, write) && size - 1 <= (~lin & PAGE_OFFSET_MASK))
+		mmu_revive(c, lin);
+	return copy_entry(c, lin, size, write);
+}
+
+uint64_t jit_fill(struct engine_cpu *c, uint32_t site)
+{
+	struct jit *j = c->jit;
+	const struct jit_site *s = &j->site[site];
+
+	if ((s->kind != SITE_READ && s->kind != SITE_WRITE) || s->member ||
+	    (site == j->filled_site && j->lin == j->filled_lin) ||
+	    !copy_entry(c, j->lin, s->size, s->kind == SITE_WRITE))
+		return 0;
+	j->filled_site = site;
+	j->filled_lin = j->lin;
+	j->stats.fills++;
+	return (uint64_t)j->rx + s->start;
 }

@@ -1,24 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Vector instructions, and general ones with a VEX prefix. Vector and mask registers keep their names, but live in
- * struct engine_fpu: what an instruction names is loaded before it and stored behind it. So the helpers written in C
- * may use the host's as they like, and a fault finds the guest's where the interpreter keeps them.
+ * Vector instructions, and general ones with a VEX prefix. Vector and mask registers keep their names, and the guest's
+ * state stays in them from one instruction to the next, block after block. The first vector instruction of a block
+ * looks whether it is there, and fetches all of it if not; whatever leaves to C code puts it back first (jit_thunk.c).
  *
- * The instruction itself is a window, with or without a memory operand: unmasked exceptions (SIGFPE) and misaligned
- * operands go to the site's slow side, where the interpreter raises what is due.
+ * An instruction that may raise is a window, with or without a memory operand: unmasked exceptions (SIGFPE) and
+ * misaligned operands go to the site's slow side, where the interpreter raises what is due.
  */
 #include "engine/fpu.h"
 #include "engine/jit_emit.h"
 
-#define OP_VMOVUPS_LOAD	 0x10
-#define OP_VMOVUPS_STORE 0x11
-
 struct voperands {
 	const ZydisDecodedOperand *reg, *rm, *vvvv, *mem; /* the explicit ones by place */
-	uint32_t vec_in, vec_out;			  /* bit n: vector register n */
-	uint8_t mask_in, mask_out;
-	bool wide; /* some register is more than 16 bytes */
-	bool any_vector;
+	bool any_vector;				  /* or mask register, or MXCSR */
+	bool wide;					  /* a mask, a register of 512 bits or from 16 on */
 };
 
 /* -- Which instructions -- */
@@ -26,32 +21,16 @@ struct voperands {
 static bool excluded(ZydisMnemonic m)
 {
 	switch (m) {
-	case ZYDIS_MNEMONIC_LDMXCSR:
-	case ZYDIS_MNEMONIC_STMXCSR:
-	case ZYDIS_MNEMONIC_VLDMXCSR:
-	case ZYDIS_MNEMONIC_VSTMXCSR:
-	case ZYDIS_MNEMONIC_MASKMOVDQU:
-	case ZYDIS_MNEMONIC_VMASKMOVDQU:
-	case ZYDIS_MNEMONIC_VMASKMOVPS:
-	case ZYDIS_MNEMONIC_VMASKMOVPD:
-	case ZYDIS_MNEMONIC_VPMASKMOVD:
-	case ZYDIS_MNEMONIC_VPMASKMOVQ:
-	case ZYDIS_MNEMONIC_VZEROALL:
-	case ZYDIS_MNEMONIC_VZEROUPPER:
-	case ZYDIS_MNEMONIC_VPCOMPRESSB:
-	case ZYDIS_MNEMONIC_VPCOMPRESSW:
-	case ZYDIS_MNEMONIC_VPCOMPRESSD:
-	case ZYDIS_MNEMONIC_VPCOMPRESSQ:
-	case ZYDIS_MNEMONIC_VCOMPRESSPS:
-	case ZYDIS_MNEMONIC_VCOMPRESSPD:
-	case ZYDIS_MNEMONIC_VPEXPANDB:
-	case ZYDIS_MNEMONIC_VPEXPANDW:
-	case ZYDIS_MNEMONIC_VPEXPANDD:
-	case ZYDIS_MNEMONIC_VPEXPANDQ:
-	case ZYDIS_MNEMONIC_VEXPANDPS:
-	case ZYDIS_MNEMONIC_VEXPANDPD: return true;
+	case ZYDIS_MNEMONIC_MASKMOVDQU: /* memory by RDI */
+	case ZYDIS_MNEMONIC_VMASKMOVDQU: return true;
 	default: return false;
 	}
+}
+
+static bool moves_mxcsr(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_LDMXCSR || m == ZYDIS_MNEMONIC_STMXCSR || m == ZYDIS_MNEMONIC_VLDMXCSR ||
+	       m == ZYDIS_MNEMONIC_VSTMXCSR;
 }
 
 /* True if the guest has enabled what the encoding needs, by the block's key; the interpreter decides otherwise. */
@@ -100,19 +79,9 @@ static bool sort_register(struct voperands *v, const ZydisDecodedOperand *o)
 	if (r == ZYDIS_REGISTER_RFLAGS || r == ZYDIS_REGISTER_EFLAGS || r == ZYDIS_REGISTER_FLAGS ||
 	    r == ZYDIS_REGISTER_MXCSR)
 		return true;
-	if (n >= 0) {
+	if (n >= 0 || (r >= ZYDIS_REGISTER_K0 && r <= ZYDIS_REGISTER_K7)) {
 		v->any_vector = true;
-		v->wide |= r >= ZYDIS_REGISTER_YMM0;
-		v->vec_in |= 1U << n; /* also of a register that is only written: parts of it may stay */
-		if (jit_writes(o))
-			v->vec_out |= 1U << n;
-		return place(v, o, false);
-	}
-	if (r >= ZYDIS_REGISTER_K0 && r <= ZYDIS_REGISTER_K7) {
-		v->any_vector = true;
-		v->mask_in |= (uint8_t)(1 << (r - ZYDIS_REGISTER_K0));
-		if (jit_writes(o))
-			v->mask_out |= (uint8_t)(1 << (r - ZYDIS_REGISTER_K0));
+		v->wide |= n < 0 || n >= 16 || r >= ZYDIS_REGISTER_ZMM0;
 		return place(v, o, false);
 	}
 	n = decode_gpr_number(r);
@@ -133,70 +102,6 @@ static bool sort_operands(const struct making *m, struct voperands *v)
 			return false;
 	}
 	return true;
-}
-
-/* -- State in and out; rcx = struct engine_fpu -- */
-
-/* op between a vector register and [rcx + off], 16 bytes, legacy encoding: the rest of a register stays. */
-static void move_xmm(struct making *m, unsigned op, unsigned n)
-{
-	struct emit *e = &m->e;
-
-	e8(e, 0x40 | (n >> 3) << 2);
-	e8(e, 0x0f);
-	e8(e, op);
-	e8(e, 0x80 | (n & 7) << 3 | H_RCX);
-	e32(e, (uint32_t)offsetof(struct engine_fpu, zmm) + 64 * n);
-}
-
-/* The whole register, as wide as the host has it. */
-static void move_whole(struct making *m, unsigned op, unsigned n)
-{
-	struct emit *e = &m->e;
-
-	if (host_cpu.width == 64) {
-		e8(e, 0x62);
-		e8(e, (~n >> 3 & 1) << 7 | 1 << 6 | 1 << 5 | (~n >> 4 & 1) << 4 | 1);
-		e8(e, 0x7c);
-		e8(e, 0x48);
-	} else {
-		e8(e, 0xc4);
-		e8(e, (~n >> 3 & 1) << 7 | 1 << 6 | 1 << 5 | 1);
-		e8(e, 0x7c);
-	}
-	e8(e, op);
-	e8(e, 0x80 | (n & 7) << 3 | H_RCX);
-	/* EVEX's short displacements are scaled, the long ones are not. */
-	e32(e, (uint32_t)offsetof(struct engine_fpu, zmm) + 64 * n);
-}
-
-/* KMOVQ between a mask register and [rcx + off]. */
-static void move_mask(struct making *m, unsigned op, unsigned n)
-{
-	struct emit *e = &m->e;
-
-	e8(e, 0xc4);
-	e8(e, 0xe1);
-	e8(e, 0xf8);
-	e8(e, op);
-	e8(e, 0x80 | n << 3 | H_RCX);
-	e32(e, (uint32_t)(offsetof(struct engine_fpu, k) + 8 * n));
-}
-
-static void move_state(struct making *m, uint32_t vec, uint8_t mask, bool whole, bool store)
-{
-	unsigned op = store ? OP_VMOVUPS_STORE : OP_VMOVUPS_LOAD;
-
-	for (; vec; vec &= vec - 1) {
-		unsigned n = (unsigned)__builtin_ctz(vec);
-
-		if (whole || n >= 16)
-			move_whole(m, op, n);
-		else
-			move_xmm(m, op, n);
-	}
-	for (; mask; mask &= (uint8_t)(mask - 1))
-		move_mask(m, store ? 0x91 : 0x90, (unsigned)__builtin_ctz(mask));
 }
 
 /* -- The instruction -- */
@@ -239,46 +144,109 @@ static unsigned memory_size(const struct making *m, const struct voperands *v)
 	return size > 64 ? 0 : size;
 }
 
+/* From here on the guest's vector state is in the host's registers. */
+static void need_state(struct making *m)
+{
+	struct emit *e = &m->e;
+
+	if (m->vector)
+		return;
+	e_gs(e, OP_MOV_LOAD, true, H_RCX, JIT_OFF(vector_out));
+	e8(e, 0xe3); /* jrcxz over the call */
+	e8(e, 5);
+	e8(e, 0xe8);
+	e32(e, m->j->load_vectors - (e_here(e) + 4));
+	m->vector = true;
+}
+
+/* VZEROUPPER and VZEROALL. */
+static bool clear_registers(struct making *m)
+{
+	if (!enabled(m, true))
+		return false;
+	need_state(m);
+	e8(&m->e, 0xc5);
+	e8(&m->e, 0xf8 | (unsigned)m->d.in.raw.vex.L << 2);
+	e8(&m->e, 0x77);
+	return true;
+}
+
+/* Where general registers that live in memory wait while the instruction runs. */
+struct temps {
+	unsigned reg, rm, vvvv;
+};
+
+static void copy(struct making *m, const struct voperands *v, const struct temps *t)
+{
+	unsigned reg = v->reg ? number_in(m, v->reg, t->reg) : m->d.in.raw.modrm.reg;
+	int rm = v->rm ? (int)number_in(m, v->rm, t->rm) : v->mem ? -1 : m->d.in.raw.modrm.rm;
+	unsigned vvvv = v->vvvv ? number_in(m, v->vvvv, t->vvvv) : 0;
+
+	jit_emit_copy(m, reg, rm, -1, vvvv);
+}
+
+/* ModRM.reg last: MULX with one register for both results leaves the upper half. */
+static void copy_done(struct making *m, const struct voperands *v, const struct temps *t)
+{
+	number_out(m, v->rm, t->rm);
+	number_out(m, v->vvvv, t->vvvv);
+	number_out(m, v->reg, t->reg);
+}
+
+static void with_memory(struct making *m, const struct voperands *v, const struct address *a, unsigned size)
+{
+	static const struct temps t = {.reg = H_RCX, .vvvv = H_RCX}; /* one of them at most */
+	struct jit_site *s = jit_access(m, a, jit_writes(v->mem) ? SITE_WRITE : SITE_READ, size);
+
+	copy(m, v, &t);
+	s->end = e_here(&m->e);
+	copy_done(m, v, &t);
+}
+
+static void without_memory(struct making *m, const struct voperands *v)
+{
+	static const struct temps t = {.reg = H_R15, .rm = H_R14, .vvvv = H_RCX};
+	struct jit_site *s = NULL;
+
+	if (insn_uses_mxcsr(&m->d)) {
+		s = jit_site_new(m, SITE_CALL, 0);
+		jit_only_slow(m, s, NULL);
+	}
+	copy(m, v, &t);
+	if (s)
+		s->end = e_here(&m->e);
+	copy_done(m, v, &t);
+}
+
 bool jit_vector_op(struct making *m)
 {
 	const ZydisDecodedInstruction *in = &m->d.in;
 	bool vex = in->attributes & (ZYDIS_ATTRIB_HAS_VEX | ZYDIS_ATTRIB_HAS_EVEX);
-	unsigned reg = in->raw.modrm.reg, vvvv = 0, size = 0;
-	int rm = -1;
 	struct voperands v;
 	struct address a;
-	struct jit_site *s;
+	unsigned size = 0;
 
+	if (in->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || in->mnemonic == ZYDIS_MNEMONIC_VZEROALL)
+		return clear_registers(m);
 	if (in->raw.prefix_count > 3 || !(in->attributes & ZYDIS_ATTRIB_HAS_MODRM) ||
-	    excluded(in->mnemonic) || !sort_operands(m, &v) || (!v.any_vector && !vex) ||
-	    !enabled(m, v.any_vector) || (in->attributes & ZYDIS_ATTRIB_HAS_LOCK))
+	    excluded(in->mnemonic) || !sort_operands(m, &v))
+		return false;
+	v.any_vector |= moves_mxcsr(in->mnemonic) || insn_uses_mxcsr(&m->d);
+	if ((!v.any_vector && !vex) || !enabled(m, v.any_vector) ||
+	    (in->attributes & ZYDIS_ATTRIB_HAS_LOCK) || (v.mem && is_slot(v.reg) && is_slot(v.vvvv)))
 		return false;
 	if (v.mem) {
 		size = memory_size(m, &v);
-		if (!size || is_slot(v.reg) || is_slot(v.vvvv) || !trace_address(m->i, v.mem, &a))
+		if (!size || !trace_address(m->i, v.mem, &a))
 			return false;
-	} else if (is_slot(v.vvvv)) {
-		return false;
-	}
-	if (v.mem) {
-		s = jit_access(m, &a, jit_writes(v.mem) ? SITE_WRITE : SITE_READ, size);
-	} else {
-		s = jit_site_new(m, SITE_CALL, 0);
-		jit_only_slow(m, s, NULL);
 	}
 	if (v.any_vector)
-		e_gs(&m->e, OP_MOV_LOAD, true, H_RCX, CPU_OFF(fpu));
-	move_state(m, v.vec_in, v.mask_in, vex && v.wide, false);
-	if (v.reg)
-		reg = number_in(m, v.reg, H_R15);
-	if (v.rm)
-		rm = (int)number_in(m, v.rm, H_R14);
-	if (v.vvvv)
-		vvvv = number_in(m, v.vvvv, H_R14);
-	jit_emit_copy(m, reg, rm, -1, vvvv);
-	s->end = e_here(&m->e);
-	move_state(m, v.vec_out, v.mask_out, vex, true);
-	number_out(m, v.reg, H_R15);
-	number_out(m, v.rm, H_R14);
+		need_state(m);
+	if (v.wide)
+		m->j->vector_wide = 1;
+	if (v.mem)
+		with_memory(m, &v, &a, size);
+	else
+		without_memory(m, &v);
 	return true;
 }

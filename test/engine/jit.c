@@ -9,6 +9,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "engine/fpu.h"
 #include "engine/jit.h"
 #include "rig.h"
 
@@ -54,6 +55,8 @@ static void map(struct rig *r, uint64_t lin, uint64_t gpa)
 	put(r, table + (lin >> 12 & 511) * 8, gpa | 7, 8);
 }
 
+static struct sigaction our_sigfpe, our_sigsegv; /* base/sig's */
+
 /* cmocka has put its own handler in place of the library's. */
 static void segv_handler(int sig, siginfo_t *info, void *ucontext)
 {
@@ -68,7 +71,8 @@ static void segv_handler(int sig, siginfo_t *info, void *ucontext)
 /* -- Both tiers -- */
 
 struct result {
-	uint64_t gpr[16], rip, rflags, retired, sum;
+	uint64_t gpr[16], rip, rflags, retired, sum, vectors, masks;
+	uint32_t mxcsr;
 	enum engine_exit exit;
 };
 
@@ -80,6 +84,8 @@ static uint64_t sum_of(const uint8_t *p, size_t n)
 		h = (h ^ p[k]) * 1099511628211ULL;
 	return h;
 }
+
+static struct engine_cpu *volatile kicked; /* the cpu that kick_handler kicks */
 
 static struct result run_on(bool translate, const uint8_t *code, const uint8_t *end)
 {
@@ -99,11 +105,19 @@ static struct result run_on(bool translate, const uint8_t *code, const uint8_t *
 	r->c->gpr[R12] = DATA_AT + 0x800;
 	for (unsigned k = 0; k < 4096; k++)
 		r->ram[DATA_AT + k] = (uint8_t)(k * 37);
+	r->c->feat.xcr0_allowed = engine_xcr0_host();
+	for (unsigned k = 0; k < sizeof(r->c->fpu->zmm); k++)
+		r->c->fpu->zmm[k / 64][k % 64] = k % 64 < 16 ? (uint8_t)(k * 29) : 0;
+	kicked = translate ? r->c : NULL;
 	res.exit = engine_run(r->c);
+	kicked = NULL;
 	memcpy(res.gpr, r->c->gpr, sizeof(res.gpr));
 	res.rip = r->c->rip;
 	res.rflags = r->c->rflags;
 	res.retired = engine_retired(r->c);
+	res.vectors = sum_of((uint8_t *)r->c->fpu->zmm, sizeof(r->c->fpu->zmm));
+	res.masks = sum_of((uint8_t *)r->c->fpu->k, sizeof(r->c->fpu->k));
+	res.mxcsr = r->c->fpu->mxcsr;
 	res.sum = sum_of(r->ram + DATA_AT, 8192) ^ sum_of(r->ram + 0x8000, 4096);
 	if (translate)
 		assert_true(r->c->jit->stats.translated > 0);
@@ -161,37 +175,170 @@ CODE(p_divide,
      "mov $20, %ecx\n 1: dec %ecx\n mov $5, %eax\n cdq\n add $1, %r13\n div %ecx\n inc %r14\n jmp 1b");
 CODE(p_undefined, "mov $20, %ecx\n 1: inc %r12\n dec %ecx\n jnz 1b\n add $5, %r13\n ud2");
 
+/* Vector code between instructions of the interpreter (CPUID, MOV to CR4, FXSAVE, XSAVE, x87, string moves, gathers),
+ * accesses that straddle pages, flags that live across, all rounding modes. */
+#define ENABLE(xcr0)                                                                                       \
+	"mov %cr4, %rax\n or $0x40600, %eax\n mov %rax, %cr4\n fninit\n xor %ecx, %ecx\n xor %edx, %edx\n" \
+	"mov $" #xcr0 ", %eax\n xsetbv\n"
+#define CPUID "mov %rbx, %r8\n xor %eax, %eax\n cpuid\n mov %r8, %rbx\n"
+#define ROUND                                                                                               \
+	"stmxcsr 0x104(%rdi)\n mov %ebx, %ecx\n and $3, %ecx\n shl $13, %ecx\n andl $0x1fff, 0x104(%rdi)\n" \
+	"or %ecx, 0x104(%rdi)\n ldmxcsr 0x104(%rdi)\n"
+#define STRING                                                                                         \
+	"push %rdi\n push %rsi\n lea 0x300(%rdi), %rsi\n lea 0x500(%rdi), %rdi\n mov $20, %ecx\n rep " \
+	"movsb\n"                                                                                      \
+	"pop %rsi\n pop %rdi\n"
+CODE(v_sse,
+     ENABLE(3) "mov $60, %ebx\n 1: movups (%rdi,%rbx), %xmm1\n stc\n jmp 2f\n 2: paddb %xmm1, %xmm2\n"
+	       "adc $0, %r14\n" CPUID "paddd %xmm2, %xmm3\n cvtsi2sd %r14, %xmm15\n sqrtsd %xmm15, %xmm14\n"
+	       "addsd %xmm15, %xmm4\n divsd %xmm14, %xmm4\n cvtss2si 4(%rdi), %r13\n cvtsd2si %xmm4, %r12d\n"
+	       "stmxcsr 0x100(%rdi)\n fxsave64 0x800(%rdi)\n movdqu 0xff8(%rdi), %xmm5\n"
+	       "movdqu %xmm5, 0xff4(%rdi)\n" ROUND "psubb %xmm5, %xmm7\n fld1\n fstp %st(0)\n" STRING
+	       "pextrq $1, %xmm7, %r15\n pinsrd $2, %r15d, %xmm8\n fxrstor64 0x800(%rdi)\n dec %ebx\n jnz "
+	       "1b\n hlt");
+CODE(v_avx,
+     ENABLE(
+	 7) "mov $60, %ebx\n 1: vmovups (%rdi,%rbx), %ymm1\n vpaddb %ymm1, %ymm2, %ymm3\n" CPUID
+	    "paddd %xmm3, %xmm3\n vaddpd %ymm3, %ymm1, %ymm14\n vmovq %rbx, %xmm9\n vpbroadcastd %xmm9, "
+	    "%ymm9\n"
+	    "cmp $30, %ebx\n vpxor %ymm9, %ymm2, %ymm2\n jb 2f\n vzeroupper\n"
+	    "2: mov $-1, %eax\n mov $-1, %edx\n xsave64 0x1400(%rdi)\n"
+	    "vmovaps %ymm2, 0x40(%rdi)\n movaps %xmm2, %xmm3\n" STRING "vmovdqu %ymm14, 0xff0(%rdi)\n"
+	    "vmaskmovps (%rdi), %ymm2, %ymm5\n vmaskmovps %ymm5, %ymm14, 0x80(%rdi)\n vpcmpeqd %ymm6, %ymm6, "
+	    "%ymm6\n"
+	    "vpxor %xmm7, %xmm7, %xmm7\n vpgatherdd %ymm6, (%rdi,%ymm7), %ymm8\n vpaddd %ymm8, %ymm10, "
+	    "%ymm10\n"
+	    "andn %r13, %r12, %r15\n mov %rbx, %rdx\n mulx %r14, %r12, %r13\n mulx %r14, %r15, %r15\n"
+	    "andn 8(%rdi), %r15, %rsi\n pext %r14, %rsi, %r14\n mov $-1, %eax\n mov $-1, %edx\n"
+	    "test $4, %bl\n jz 3f\n xrstor64 0x1400(%rdi)\n 3: vpaddq %ymm10, %ymm11, %ymm11\n" ROUND
+	    "vdivps %ymm1, %ymm14, %ymm12\n dec %ebx\n jnz 1b\n hlt");
+CODE(v_avx512,
+     ENABLE(
+	 0xe7) "mov $60, %ebx\n 1: vmovdqu64 (%rdi,%rbx), %zmm17\n vpaddb %zmm17, %zmm2, %zmm31\n" CPUID
+	       "kmovq %r14, %k1\n vpaddd 8(%rdi){1to16}, %zmm31, %zmm3{%k1}\n vpternlogd $0x96, %zmm17, "
+	       "%zmm3, %zmm16\n"
+	       "vmovdqu8 %zmm16, 0x40(%rdi){%k1}\n vmovdqu8 0xfe0(%rdi), %zmm4{%k1}{z}\n vpcompressd %zmm3, "
+	       "0x100(%rdi){%k1}\n vpexpandd 0x80(%rdi), %zmm20{%k1}\n" STRING
+	       "vpcmpgtb %zmm20, %zmm16, %k2\n kandq %k1, %k2, %k3\n kmovq %k3, %r14\n mov $-1, %eax\n mov "
+	       "$-1, "
+	       "%edx\n xsave64 0x1400(%rdi)\n vzeroupper\n paddd %xmm4, %xmm4\n vaddpd {rz-sae}, %zmm3, "
+	       "%zmm16, %zmm21\n"
+	       "test $8, %bl\n jz 2f\n vzeroall\n vpxorq %zmm22, %zmm22, %zmm22\n mov $-1, %eax\n mov $-1, "
+	       "%edx\n"
+	       "xrstor64 0x1400(%rdi)\n 2: vpaddq %ymm20, %ymm22, %ymm22\n kxnorw %k4, %k4, %k4\n inc %r14\n"
+	       "dec %ebx\n jnz 1b\n hlt");
+CODE(
+    v_hot,
+    ENABLE(
+	3) "mov $300000, %ebx\n 1: movups (%rdi), %xmm1\n paddd %xmm1, %xmm2\n pxor %xmm2, %xmm3\n"
+	   "movups %xmm3, (%rdi)\n paddd 16(%rdi), %xmm4\n movdqu %xmm4, 48(%rdi)\n dec %ebx\n jnz 1b\n hlt");
+/* Ends in #XM, #PF, #GP. */
+CODE(v_simd,
+     ENABLE(3) "mov $30, %ebx\n movl $0x1d80, (%rdi)\n ldmxcsr (%rdi)\n 1: cvtsi2sd %ebx, %xmm1\n"
+	       "cvtsi2sd %r13, %xmm0\n movapd %xmm0, %xmm2\n inc %r13\n divsd %xmm1, %xmm2\n inc %r14\n"
+	       "dec %ebx\n jmp 1b");
+CODE(v_absent, ENABLE(3) "mov %rdi, %rsi\n 1: paddb %xmm1, %xmm2\n paddb (%rsi), %xmm1\n add $0x1000, %rsi\n "
+			 "inc %r12\n jmp 1b");
+CODE(v_aligned,
+     ENABLE(3) "mov $30, %ebx\n mov %rdi, %rsi\n 1: paddb %xmm1, %xmm2\n paddb (%rsi), %xmm1\n inc %r12\n"
+	       "dec %ebx\n jnz 1b\n mov $5, %ebx\n inc %rsi\n jmp 1b");
+
 static const struct {
 	const char *name;
 	const uint8_t *code, *end;
+	uint64_t need; /* XCR0 */
 } programs[] = {
-#define P(p)                   \
-	{                      \
-#p, p, p##_end \
+#define P(p)                      \
+	{                         \
+#p, p, p##_end, 0 \
 	}
-    P(p_sum),	 P(p_memory), P(p_stack),  P(p_indirect), P(p_flags),  P(p_atomic),
-    P(p_muldiv), P(p_odd),    P(p_vector), P(p_fault),	  P(p_divide), P(p_undefined),
+#define V(p, need)                   \
+	{                            \
+#p, p, p##_end, need \
+	}
+    P(p_sum),	  P(p_memory),	  P(p_stack),	   P(p_indirect), P(p_flags),
+    P(p_atomic),  P(p_muldiv),	  P(p_odd),	   P(p_vector),	  P(p_fault),
+    P(p_divide),  P(p_undefined), V(v_sse, 3),	   V(v_avx, 7),	  V(v_avx512, 0xe7),
+    V(v_simd, 3), V(v_absent, 3), V(v_aligned, 3), V(v_hot, 3),
 };
 
-/* Seen to fail with the add behind LAHF left out of emit_restore (OF), and without `c->retired -=` in call_handler. */
+/* exact: nobody kicks, for then a repeated string instruction retires piece by piece. */
+static void compare(unsigned k, bool exact)
+{
+	struct result i = run_on(false, programs[k].code, programs[k].end);
+	struct result t = run_on(true, programs[k].code, programs[k].end);
+
+	print_message("%s: %lu instructions, to %lx\n", programs[k].name, i.retired, i.rip);
+	for (unsigned g = 0; g < 16; g++)
+		assert_int_equal(i.gpr[g], t.gpr[g]);
+	assert_int_equal(i.exit, t.exit);
+	assert_int_equal(i.rip, t.rip);
+	assert_int_equal(i.rflags, t.rflags);
+	if (exact)
+		assert_int_equal(i.retired, t.retired);
+	assert_int_equal(i.sum, t.sum);
+	assert_int_equal(i.vectors, t.vectors);
+	assert_int_equal(i.masks, t.masks);
+	assert_int_equal(i.mxcsr, t.mxcsr);
+}
+
+/* Seen to fail with the add behind LAHF left out of emit_restore (OF), and without `c->retired -=` in call_handler; the v_*
+ * with vector_want never set, with registers 16 on or MXCSR left out of a thunk, with an SSE instruction in jit_fill,
+ * without the window of v_simd's DIVSD. */
 static void tiers_agree(void **state)
 {
-	struct sigaction sa = {.sa_sigaction = segv_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	sigaction(SIGFPE, &our_sigfpe, NULL); /* a division by zero in a block */
+	sigaction(SIGSEGV, &our_sigsegv, NULL);
+	for (unsigned k = 0; k < ARRAY_SIZE(programs); k++)
+		if ((engine_xcr0_host() & programs[k].need) == programs[k].need)
+			compare(k, true);
+}
 
-	sigaction(SIGFPE, &sa, NULL); /* a division by zero in a block */
-	for (unsigned k = 0; k < ARRAY_SIZE(programs); k++) {
-		struct result i = run_on(false, programs[k].code, programs[k].end);
-		struct result t = run_on(true, programs[k].code, programs[k].end);
+/* -- Vector registers under kicks -- */
 
-		print_message("%s: %lu instructions\n", programs[k].name, i.retired);
-		for (unsigned g = 0; g < 16; g++)
-			assert_int_equal(i.gpr[g], t.gpr[g]);
-		assert_int_equal(i.exit, t.exit);
-		assert_int_equal(i.rip, t.rip);
-		assert_int_equal(i.rflags, t.rflags);
-		assert_int_equal(i.retired, t.retired);
-		assert_int_equal(i.sum, t.sum);
+static void kick_handler(int sig, siginfo_t *info, void *ucontext)
+{
+	if (kicked)
+		engine_kick(kicked, ucontext);
+	__asm__ volatile("pcmpeqb %%xmm1, %%xmm1\n\tpxor %%xmm2, %%xmm2" : : : "xmm1", "xmm2");
+}
+
+struct kicker {
+	pthread_t whom;
+	_Atomic bool stop;
+};
+
+static void *kick_all_the_time(void *arg)
+{
+	struct kicker *k = arg;
+
+	while (!atomic_load(&k->stop)) {
+		pthread_kill(k->whom, SIGUSR1);
+		usleep(20);
 	}
+	return NULL;
+}
+
+/* A kick forgets all mappings and begins an access again, wherever it comes. Seen to fail with find_window's
+ * `again` at the window's end. */
+static void vectors_survive_kicks(void **state)
+{
+	struct sigaction sa = {.sa_sigaction = kick_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	struct kicker k = {.whom = pthread_self()};
+	pthread_t thread;
+
+	sigaction(SIGFPE, &our_sigfpe, NULL);
+	sigaction(SIGSEGV, &our_sigsegv, NULL);
+	sigaction(SIGUSR1, &sa, NULL);
+	pthread_create(&thread, NULL, kick_all_the_time, &k);
+	for (unsigned n = 0; n < ARRAY_SIZE(programs) * 8; n++) {
+		unsigned p = n % ARRAY_SIZE(programs);
+
+		if (programs[p].need && (engine_xcr0_host() & programs[p].need) == programs[p].need)
+			compare(p, false);
+	}
+	atomic_store(&k.stop, true);
+	pthread_join(thread, NULL);
 }
 
 /* -- Code that changes -- */
@@ -400,18 +547,18 @@ static void a_full_cache(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(tiers_agree),
-	    RIG_TEST(sees_its_own_stores),
-	    RIG_TEST(sees_stores_through_an_alias),
-	    RIG_TEST(sees_the_vmm_s_stores),
-	    RIG_TEST(sees_new_mappings),
-	    RIG_TEST(sees_its_own_mappings),
-	    RIG_TEST(global_pages_survive),
-	    RIG_TEST(a_chain_stops),
-	    RIG_TEST(vanished_memory),
+	    cmocka_unit_test(tiers_agree),   cmocka_unit_test(vectors_survive_kicks),
+	    RIG_TEST(sees_its_own_stores),   RIG_TEST(sees_stores_through_an_alias),
+	    RIG_TEST(sees_the_vmm_s_stores), RIG_TEST(sees_new_mappings),
+	    RIG_TEST(sees_its_own_mappings), RIG_TEST(global_pages_survive),
+	    RIG_TEST(a_chain_stops),	     RIG_TEST(vanished_memory),
 	    RIG_TEST(a_full_cache),
 	};
 
+	if (base_sig_enable())
+		return 1;
+	sigaction(SIGFPE, NULL, &our_sigfpe);
+	sigaction(SIGSEGV, NULL, &our_sigsegv);
 	setenv("USERKVM_ENGINE", "jit:0", 1);
 	setenv("USERKVM_STATS", "1", 1); /* all instructions are counted */
 	return cmocka_run_group_tests(tests, NULL, NULL);
