@@ -77,6 +77,13 @@ static void count(_Atomic uint64_t *stat)
 	atomic_fetch_add(stat, 1);
 }
 
+/* A vCPU's own: whoever counts holds vcpu->mutex. */
+static void count_own(_Atomic uint64_t *stat)
+{
+	atomic_store_explicit(stat, atomic_load_explicit(stat, memory_order_relaxed) + 1,
+			      memory_order_relaxed);
+}
+
 void stats_add(struct kvm *kvm, _Atomic uint64_t *stat)
 {
 	count(stat);
@@ -87,20 +94,20 @@ void stats_count_run(struct vcpu_handle *h, long result)
 {
 	const struct kvm_run *run = (const struct kvm_run *)h->map;
 
-	count(&h->stats.exits);
+	count_own(&h->stats.exits);
 	if (result == -EINTR)
-		count(&h->stats.signal_exits);
+		count_own(&h->stats.signal_exits);
 	if (result)
 		goto out;
 	switch (__atomic_load_n(&run->exit_reason, __ATOMIC_RELAXED)) {
-	case KVM_EXIT_IO: count(&h->stats.io_exits); break;
-	case KVM_EXIT_MMIO: count(&h->stats.mmio_exits); break;
-	case KVM_EXIT_HLT: count(&h->stats.halt_exits); break;
-	case KVM_EXIT_IRQ_WINDOW_OPEN: count(&h->stats.irq_window_exits); break;
-	case KVM_EXIT_DEBUG: count(&h->stats.debug_exits); break;
+	case KVM_EXIT_IO: count_own(&h->stats.io_exits); break;
+	case KVM_EXIT_MMIO: count_own(&h->stats.mmio_exits); break;
+	case KVM_EXIT_HLT: count_own(&h->stats.halt_exits); break;
+	case KVM_EXIT_IRQ_WINDOW_OPEN: count_own(&h->stats.irq_window_exits); break;
+	case KVM_EXIT_DEBUG: count_own(&h->stats.debug_exits); break;
 	case KVM_EXIT_X86_RDMSR:
-	case KVM_EXIT_X86_WRMSR: count(&h->stats.msr_exits); break;
-	case KVM_EXIT_SHUTDOWN: count(&h->stats.shutdown_exits); break;
+	case KVM_EXIT_X86_WRMSR: count_own(&h->stats.msr_exits); break;
+	case KVM_EXIT_SHUTDOWN: count_own(&h->stats.shutdown_exits); break;
 	default: break;
 	}
 out:

@@ -49,6 +49,16 @@ static inline uint64_t base_rdtsc(void)
 	return ((uint64_t)hi << 32) | lo;
 }
 
+/*
+ * The cheap half of a pair "store mine, then look at yours" whose other half is rare and has base_membarrier between its
+ * store and its look: here the compiler keeps the order, and the barrier makes the CPU have kept it. A thread that
+ * looked before the barrier has its store seen after it; one that looks later sees the other's store.
+ */
+static inline void base_light_fence(void)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+}
+
 /* A full fence. TSan does not model fences; it gets a locked access to a word of the caller's. */
 static inline void base_fence(void)
 {

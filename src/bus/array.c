@@ -108,6 +108,51 @@ int bus_write(struct bus_set *b, enum bus_kind kind, uint64_t addr, unsigned len
 	return -EOPNOTSUPP;
 }
 
+/* -- The filter: most accesses are nobody's, and so the VMM's -- */
+
+static unsigned granule_shift(enum bus_kind kind)
+{
+	return kind == BUS_PIO ? 4 : PAGE_SHIFT;
+}
+
+/* The bit of a granule. */
+static unsigned granule_bit(uint64_t granule)
+{
+	return (granule ^ granule >> 8 ^ granule >> 16) & (BUS_FILTER - 1);
+}
+
+bool bus_may_claim(const struct bus_set *b, enum bus_kind kind, uint64_t addr)
+{
+	unsigned bit = granule_bit(addr >> granule_shift(kind));
+
+	/* Set before the array is published; pairs with bus_insert. */
+	return atomic_load_explicit(&b->filter[kind][bit / 64], memory_order_acquire) & BIT(bit % 64);
+}
+
+static void filter_add(uint64_t filter[BUS_FILTER / 64], enum bus_kind kind, const struct bus_range *r)
+{
+	unsigned shift = granule_shift(kind);
+	uint64_t first = r->addr >> shift, n = r->len ? ((r->addr + r->len - 1) >> shift) - first + 1 : 1;
+
+	if (n >= BUS_FILTER || r->len > UINT64_MAX - r->addr) {
+		memset(filter, 0xff, BUS_FILTER / 8);
+		return;
+	}
+	for (uint64_t g = first; g < first + n; g++)
+		filter[granule_bit(g) / 64] |= BIT(granule_bit(g) % 64);
+}
+
+/* Makes the filter what the array says. Bits appear before the array is published and go after that. */
+static void filter_set(struct bus_set *b, enum bus_kind kind, const struct bus_array *a)
+{
+	uint64_t filter[BUS_FILTER / 64] = {0};
+
+	for (unsigned i = 0; i < a->n; i++)
+		filter_add(filter, kind, &a->r[i]);
+	for (unsigned i = 0; i < ARRAY_SIZE(filter); i++)
+		atomic_store(&b->filter[kind][i], filter[i]);
+}
+
 /* -- Updating -- */
 
 static struct bus_array *array_alloc(unsigned cap)
@@ -191,6 +236,7 @@ int bus_insert(struct bus_set *b, enum bus_kind kind, uint64_t addr, uint64_t le
 		b->spare[kind] = spare;
 	}
 	copy_with(new, old, &r);
+	filter_set(b, kind, new);
 	srcu_assign(b->array[kind], new); /* pairs with bus_array_reader */
 	if (old)
 		srcu_call(b->srcu, &old->head, array_free);
@@ -217,6 +263,7 @@ int bus_unregister(struct bus_set *b, enum bus_kind kind, struct bus_device *dev
 		append(new, &old->r[i]);
 	new->doorbells = old->doorbells - old->r[at].doorbell;
 	srcu_assign(b->array[kind], new); /* pairs with bus_array_reader */
+	filter_set(b, kind, new);
 	srcu_synchronize(b->srcu);
 	b->spare[kind] = old; /* as large as new: the next unregister cannot fail either */
 	if (dev->ops->destroy)

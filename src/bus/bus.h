@@ -4,6 +4,7 @@
  * the array that is current at each access; nobody keeps a bus or device pointer across guest instructions.
  *
  *                        needs
+ *   bus_may_claim        nothing
  *   bus_read, bus_write  an srcu read section of the VM held by the caller
  *   bus_register         slots_lock; publishes and returns, the old array is freed later
  *   bus_unregister       slots_lock; waits for readers, cannot fail, allocates nothing
@@ -39,6 +40,11 @@ struct bus_set; /* the buses, ioeventfds and coalesced zones of one VM */
 int bus_create(struct bus_set **out, struct srcu *srcu, struct mutex *slots_lock);
 void bus_destroy(struct bus_set *b);
 
+/*
+ * False: no device is there, and the access is the VMM's. True: perhaps; ask. Needs no read section, and a device whose
+ * registration the guest has seen is never missed.
+ */
+bool bus_may_claim(const struct bus_set *b, enum bus_kind kind, uint64_t addr);
 /* 0 = some device took it; -EOPNOTSUPP = nobody: the VMM's. */
 int bus_read(struct bus_set *b, enum bus_kind kind, uint64_t addr, unsigned len, void *val);
 int bus_write(struct bus_set *b, enum bus_kind kind, uint64_t addr, unsigned len, const void *val);

@@ -21,10 +21,14 @@ struct bus_array {
 
 struct coalesced;
 
+/* One bit per 16 ports or 4 KiB of addresses, hashed: some range has its beginning or its body there. */
+#define BUS_FILTER 256
+
 struct bus_set {
 	struct srcu *srcu;
 	struct mutex *slots_lock;
 	_Atomic(struct bus_array *) array[BUS_KINDS];
+	_Atomic uint64_t filter[BUS_KINDS][BUS_FILTER / 64];
 	struct bus_array *spare[BUS_KINDS]; /* as large as the array: what unregister writes into */
 	struct coalesced *zones;	    /* slots_lock */
 	struct kvm_coalesced_mmio_ring *ring;

@@ -4,8 +4,10 @@
  *
  * A cpu counts as stopped while in_run is 0: outside engine_run, inside a port call, or parked here. To stop
  * the world: take the lock, raise `stopping`, set every exit word, wait for each in_run to fall. The other
- * side raises in_run, fences, and looks at `stopping`: one of the two sees the other (store buffering pairs:
- * stopping/in_run here against in_run/stopping in run_enter).
+ * side raises in_run and looks at `stopping`, four times per exit and re-entry, so it has no fence: the stopper makes
+ * a membarrier between raising `stopping` and looking at in_run. Who looked at `stopping` before that has its in_run
+ * seen; who looks later parks. The same holds for a fall of in_run: one that the stopper does not see comes from a cpu
+ * that sees `stopping`, and wakes it.
  */
 #include <linux/futex.h>
 #include <sys/mman.h>
@@ -47,8 +49,7 @@ static void look_now(void *arg)
 	atomic_store(&code->looking, false);
 	mutex_lock(&code->lock);
 	for (struct engine_cpu *c = code->cpus; c; c = c->code_next) {
-		if (!atomic_load(&c->in_run))
-			continue;
+		/* Whether it runs or not: it may just be coming back from a port call. */
 		atomic_store(&c->look, true);
 		atomic_fetch_or(&c->exit_word, EXIT_LOOK);
 	}
@@ -165,7 +166,8 @@ void run_leave(struct engine_cpu *c)
 	struct engine_code *code = c->code;
 
 	fpu_sync(c->fpu);
-	atomic_store(&c->in_run, 0);
+	atomic_store_explicit(&c->in_run, 0, memory_order_release);
+	base_light_fence(); /* pairs with stop_world */
 	if (unlikely(atomic_load(&code->stopping))) {
 		atomic_fetch_add(&code->parked, 1);
 		futex_wake(&code->parked);
@@ -177,7 +179,8 @@ void run_enter(struct engine_cpu *c)
 	struct engine_code *code = c->code;
 
 	for (;;) {
-		atomic_store(&c->in_run, 1); /* a full fence: then look at stopping */
+		atomic_store_explicit(&c->in_run, 1, memory_order_relaxed);
+		base_light_fence(); /* pairs with stop_world */
 		if (likely(!atomic_load(&code->stopping)))
 			return;
 		run_leave(c);
@@ -218,6 +221,7 @@ void stop_world(struct engine_cpu *c)
 	for (struct engine_cpu *o = code->cpus; o; o = o->code_next)
 		if (o != c)
 			atomic_store(&o->exit_word, 1);
+	base_membarrier(); /* pairs with run_enter and run_leave */
 	for (struct engine_cpu *o = code->cpus; o; o = o->code_next) {
 		for (;;) {
 			uint32_t seen = atomic_load(&code->parked);

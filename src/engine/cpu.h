@@ -216,6 +216,8 @@ struct engine_cpu {
 	bool want_window;
 	bool smm;
 	uint64_t retired;
+	uint64_t run_began,
+	    last_run; /* interp.c: `retired` at the start of the run; what the last one retired */
 	struct engine_counts counts;
 	uint32_t pauses; /* PAUSE instructions executed */
 	struct {
@@ -238,6 +240,11 @@ struct engine_cpu {
 	_Atomic bool look; /* jit_run: somebody may have written code */
 	const struct engine_port *port;
 	void *ctx;
+	struct {
+		uint64_t rip, retired; /* of the instruction */
+		uint8_t len, size;
+		bool in;
+	} io;		 /* the last IN or OUT that called its port: engine_finish_io */
 	uint8_t db_hits; /* DR6 bits 0..3: data and I/O breakpoints hit since the last boundary */
 	bool break_data; /* a data breakpoint is armed: every slow-path access calls debug_check_data */
 
@@ -266,10 +273,12 @@ struct engine_cpu {
 #define SLOW_COUNT  16 /* engine_count is on */
 #define SLOW_WINDOW 32 /* want_window */
 #define SLOW_AC \
-	64	    /* alignment is checked: CR0.AM, RFLAGS.AC, CPL 3 (set where RFLAGS, CR0 or CPL change) \
+	64 /* alignment is checked: CR0.AM, RFLAGS.AC, CPL 3 (set where RFLAGS, CR0 or CPL change) \
 		     */
-#define EXIT_LOOK 2 /* exit_word: nobody wants us out, the run loop looks about and goes on */
-#define MODE_REAL 8 /* mode_key */
+#define SLOW_LEAVE   128 /* engine_leave_soon; never outside the run loop */
+#define SLOW_REASONS 255 /* all of them; the bits above are the translator's (jit.h) */
+#define EXIT_LOOK    2	 /* exit_word: nobody wants us out, the run loop looks about and goes on */
+#define MODE_REAL    8	 /* mode_key */
 
 static inline void fetch_forget(struct engine_cpu *c)
 {
@@ -293,6 +302,9 @@ _Noreturn void engine_raise_pf(struct engine_cpu *c, uint64_t cr2, uint32_t erro
 _Noreturn void engine_raise_db(struct engine_cpu *c, uint64_t dr6);
 /* RIP stays at the instruction, nothing committed; but ENGINE_EXIT_HLT retires it (RIP behind it) first. */
 _Noreturn void engine_leave(struct engine_cpu *c, enum engine_exit exit);
+/* The same for a handler that has changed nothing, calls this last and returns: no jump, after which the host's CPU would
+ * mispredict every return on the way out. Whoever calls handlers looks at c->slow before it takes next_rip for a success. */
+void engine_leave_soon(struct engine_cpu *c, enum engine_exit exit);
 /* Acts on a port's answer: OK returns, the others do not. */
 void engine_obey(struct engine_cpu *c, enum engine_status st);
 

@@ -110,7 +110,14 @@ enum engine_exit engine_run(struct engine_cpu *c);
  */
 enum engine_exit engine_step(struct engine_cpu *c);
 
-/* True while c executes nothing: outside engine_run, or inside a port call. Any thread. */
+/*
+ * Retires an IN or OUT (no string) whose port call stopped it, if c stands at it and nothing but the data is left to do:
+ * `data` is what was read (IN; else not looked at). False: engine_step does it. Instead of engine_step.
+ */
+bool engine_finish_io(struct engine_cpu *c, const void *data);
+
+/* True while c executes nothing: outside engine_run, or inside a port call. Any thread. For "it does not run, so it will
+ * see what I stored" there is a base_membarrier between the store and this look. */
 bool engine_stands(const struct engine_cpu *c);
 /* The word that makes engine_run call port->poll at the next boundary: set to 1 by anybody. Any thread. */
 _Atomic uint32_t *engine_exit_word(struct engine_cpu *c);

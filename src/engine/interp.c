@@ -61,6 +61,14 @@ _Noreturn void engine_leave(struct engine_cpu *c, enum engine_exit exit)
 	leave(c, LEAVE_EXIT);
 }
 
+void engine_leave_soon(struct engine_cpu *c, enum engine_exit exit)
+{
+	c->exit = exit;
+	c->slow |= SLOW_LEAVE;
+	c->next_rip = c->rip;
+	c->retired--; /* the loop counts it */
+}
+
 void engine_obey(struct engine_cpu *c, enum engine_status st)
 {
 	switch (st) {
@@ -348,6 +356,32 @@ static __attribute__((noinline)) void run_fast(struct engine_cpu *c)
 	}
 }
 
+/*
+ * Where the last run was short this one probably is, too: a guest talks to a device. Then generated code, whose blocks
+ * must be compared anew at each entry, costs more than it saves.
+ */
+#define SHORT_RUN 32
+
+/* Not where everything is to be translated at once (USERKVM_ENGINE=jit:0). */
+static inline bool short_run_likely(const struct engine_cpu *c)
+{
+	return c->last_run < SHORT_RUN && c->retired - c->run_began < SHORT_RUN && jit_threshold;
+}
+
+static void run_short(struct engine_cpu *c)
+{
+	struct insn *i = c->icache;
+
+	for (unsigned n = 0; n < SHORT_RUN && jit_calm(c); n++) {
+		c->jit->stats.cold++;
+		i = insn_after(c, i);
+		c->next_rip = (c->rip + i->len) & c->ip_mask;
+		i->exec(c, i);
+		c->rip = c->next_rip;
+		c->retired++;
+	}
+}
+
 /* After an instruction retired: the traps that it owes. MOV SS puts them off by one instruction. */
 static void careful_after(struct engine_cpu *c)
 {
@@ -376,6 +410,11 @@ static __attribute__((noinline)) void run_careful(struct engine_cpu *c)
 		rflags_set(c, c->rflags & ~FLAG_RF);
 	c->next_rip = (c->rip + i->len) & c->ip_mask;
 	i->exec(c, i);
+	if (unlikely(c->slow & SLOW_LEAVE)) { /* with `before` to be given back */
+		c->slow &= ~SLOW_LEAVE;
+		c->retired++;
+		leave(c, LEAVE_EXIT);
+	}
 	if (c->before.rf && c->next_rip == c->rip && i->rep != REP_NONE)
 		rflags_set(c, c->rflags | FLAG_RF); /* a repeated instruction that goes on */
 	if (unlikely(c->slow & SLOW_COUNT) && (i->rep == REP_NONE || c->next_rip != c->rip))
@@ -461,6 +500,10 @@ static bool run_landed(struct engine_cpu *c)
 static __attribute__((noinline)) bool run_some(struct engine_cpu *c, bool step)
 {
 	memset(&c->before, 0, sizeof(c->before));
+	if (c->slow & SLOW_LEAVE) {
+		c->slow &= ~SLOW_LEAVE;
+		return true;
+	}
 	if (c->is_delivering) {
 		event_deliver(c);
 		if (step) {
@@ -471,10 +514,13 @@ static __attribute__((noinline)) bool run_some(struct engine_cpu *c, bool step)
 	if (boundary_asks(c, step))
 		return true;
 	if (!step && !(c->slow & SLOW_REASONS)) {
-		if (c->jit)
-			jit_run(c);
-		else
+		if (!c->jit) {
 			run_fast(c);
+			return false;
+		}
+		if (short_run_likely(c))
+			run_short(c);
+		jit_run(c);
 		return false;
 	}
 	run_careful(c);
@@ -493,7 +539,13 @@ static enum engine_exit run(struct engine_cpu *c, bool step)
 	if (unlikely(c->decodings >= ICACHE_SETTLE && !c->icache_settled))
 		icache_settle(c);
 	run_enter(c);
+	if (!step) {
+		c->last_run = c->retired - c->run_began;
+		c->run_began = c->retired;
+	}
+#ifndef USERKVM_BENCH_NO_COHERENCE
 	jit_begin(c);
+#endif
 	if (!sigsetjmp(here, 0) || (jit_landed(c), !run_landed(c)))
 		while (!run_some(c, step))
 			;

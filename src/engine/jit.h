@@ -58,8 +58,8 @@
 #define JIT_EPOCH_SHIFT 8
 #define JIT_GEN_SHIFT	22
 #define JIT_EPOCHS	(1u << (JIT_GEN_SHIFT - JIT_EPOCH_SHIFT))
+_Static_assert(SLOW_REASONS == BIT(JIT_EPOCH_SHIFT) - 1, "what the epoch leaves");
 #define JIT_MASK_GLOBAL (BIT(32 + JIT_GEN_SHIFT) - 1)
-#define SLOW_REASONS	((1u << JIT_EPOCH_SHIFT) - 1)
 
 /* Per privilege class: linear page -> host, for reads and for writes. `neg` is minus the page number, so that a
  * sum of 0 is a hit (the look-up may not touch flags); JIT_NO_PAGE never sums to 0. */

@@ -315,7 +315,7 @@ void jit_run(struct engine_cpu *c)
 		return;
 	}
 	code_keep_looking(c->code);
-	if (atomic_exchange(&c->look, false) ||
+	if ((atomic_load_explicit(&c->look, memory_order_relaxed) && atomic_exchange(&c->look, false)) ||
 	    atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) != j->seen_seq) {
 		j->seen_seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
 		jit_new_contents(c);

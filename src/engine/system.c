@@ -105,16 +105,42 @@ static uint16_t io_port(struct engine_cpu *c, const struct insn *i)
 	return port;
 }
 
+/* Calls the port; false if the instruction stops here. */
+static bool io_call(struct engine_cpu *c, const struct insn *i, uint16_t port, uint64_t *val, bool in)
+{
+	enum engine_status st;
+
+	c->io.rip = c->rip;
+	c->io.retired = c->retired;
+	c->io.len = i->len;
+	c->io.size = i->opsize;
+	c->io.in = in;
+	port_enter(c);
+	st = c->port->pio(c->ctx, port, val, i->opsize, 1, !in);
+	port_leave(c);
+	if (likely(st == ENGINE_STOP)) {
+		engine_leave_soon(c, ENGINE_EXIT_STOP);
+		return false;
+	}
+	engine_obey(c, st);
+	return true;
+}
+
+static void io_read(struct engine_cpu *c, uint64_t val, unsigned size)
+{
+	if (size == 1)
+		c->gpr[RAX] = (c->gpr[RAX] & ~0xffULL) | (uint8_t)val;
+	else
+		gpr_write(c, RAX, val, size);
+}
+
 static void op_in(struct engine_cpu *c, const struct insn *i)
 {
 	uint16_t port = io_port(c, i);
 	uint64_t val = 0;
 
-	PORT_CALL(c, c->port->pio(c->ctx, port, &val, i->opsize, 1, false));
-	if (i->opsize == 1)
-		c->gpr[RAX] = (c->gpr[RAX] & ~0xffULL) | (uint8_t)val;
-	else
-		gpr_write(c, RAX, val, i->opsize);
+	if (io_call(c, i, port, &val, true))
+		io_read(c, val, i->opsize);
 }
 
 static void op_out(struct engine_cpu *c, const struct insn *i)
@@ -122,7 +148,25 @@ static void op_out(struct engine_cpu *c, const struct insn *i)
 	uint16_t port = io_port(c, i);
 	uint64_t val = c->gpr[RAX];
 
-	PORT_CALL(c, c->port->pio(c->ctx, port, &val, i->opsize, 1, true));
+	io_call(c, i, port, &val, false);
+}
+
+bool engine_finish_io(struct engine_cpu *c, const void *data)
+{
+	uint64_t val = 0;
+
+	/* Traps, counts and shadows are run_careful's. */
+	if (c->io.rip != c->rip || c->io.retired != c->retired || !c->io.len || (c->slow & SLOW_REASONS) ||
+	    c->shadow || c->db_hits)
+		return false;
+	if (c->io.in) {
+		memcpy(&val, data, c->io.size);
+		io_read(c, val, c->io.size);
+	}
+	c->rip = (c->rip + c->io.len) & c->ip_mask;
+	c->retired++;
+	c->io.len = 0;
+	return true;
 }
 
 /* -- What the surroundings own -- */

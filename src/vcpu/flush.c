@@ -5,11 +5,12 @@
  *
  *	vCPU				flush
  *	in_guest_tid = tid		requests |= REVOKE
- *	look at requests		look at in_guest_tid
+ *	look at requests		look at in_guest_tid; membarrier; look again
  *
- * Both sides are sequentially consistent, so at least one sees the other: either the vCPU drops its
- * pointers itself before it uses any, or flush signals it. SIG_KICK followed by a membarrier means that the
- * thread runs engine_kick before its next user instruction. A request that a signalled vCPU finds later is
+ * At least one sees the other: either the vCPU drops its pointers itself before it uses any, or flush signals it. The
+ * vCPU's side runs at each entry and has no fence: if it looked at requests before the barrier, its tid is seen by the
+ * second look, else it sees the request. SIG_KICK followed by a membarrier means that the
+ * thread runs engine_kick before its next user instruction; who was signalled at the first look needs no other. A request that a signalled vCPU finds later is
  * redundant but harmless; it also covers the signal that arrives after guest_leave, which nobody handles. What
  * runs in the handler is hidden from ThreadSanitizer, whose own code it may interrupt.
  */
@@ -23,7 +24,7 @@
 
 #define GIVE_CYCLES 100000 /* some 40 us */
 
-static __thread int own_tid;
+static __thread __attribute__((tls_model("initial-exec"))) int own_tid;
 
 /* The child of a fork is another thread than its TLS remembers. */
 static void forget_tid(void)
@@ -48,7 +49,8 @@ void guest_enter(struct vcpu *v)
 	if (unlikely(!own_tid))
 		own_tid = syscall(SYS_gettid);
 	lock_section_enter(LOCK_GUEST, v);
-	atomic_store(&v->in_guest_tid, own_tid); /* before the look at requests; pairs with flush_one */
+	atomic_store_explicit(&v->in_guest_tid, own_tid, memory_order_release);
+	base_light_fence(); /* before the look at requests; pairs with vcpu_flush */
 	guest_revoke(v);
 }
 
@@ -74,18 +76,32 @@ static void give_time(struct vcpu *v, int tid)
 		__builtin_ia32_pause();
 }
 
-/* True if the vCPU was signalled. */
-static bool flush_one(struct vcpu *v)
+/* True if the vCPU was in its section, and so was signalled. */
+static bool kick_inside(struct vcpu *v)
 {
-	int tid;
+	int tid = atomic_load(&v->in_guest_tid);
 
-	vcpu_request_quiet(v, VCPU_REQ_REVOKE);
-	tid = atomic_load(&v->in_guest_tid); /* after the request is set; pairs with guest_enter */
 	if (!tid)
 		return false;
 	give_time(v, tid);
 	base_sig_kick_once(tid, &v->sig.kicked);
 	return true;
+}
+
+/* Signals those of the first n vCPUs that are inside and were not yet; true if there was one. */
+static bool kick_all(struct vcpu_vm *vm, unsigned n, uint64_t kicked[VCPU_MAX / 64])
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct vcpu *v = atomic_load(&vm->vcpus[i]);
+
+		if (!v || (kicked[i / 64] & BIT(i % 64)) || !kick_inside(v))
+			continue;
+		kicked[i / 64] |= BIT(i % 64);
+		any = true;
+	}
+	return any;
 }
 
 /* Takes or drops every vcpu->mutex: what a flush never does. */
@@ -105,20 +121,23 @@ static void lock_vcpus(struct vcpu_vm *vm, bool lock)
 static void vcpu_flush(void *ctx)
 {
 	struct vcpu_vm *vm = ctx;
-	unsigned i, n = atomic_load(&vm->nr_vcpus);
-	bool kicked = false;
+	uint64_t kicked[VCPU_MAX / 64] = {0};
+	unsigned n = atomic_load(&vm->nr_vcpus);
 
 	/* It never waits; on a host without signals it would have to. */
 	lock_section_wait(LOCK_GUEST, vm);
 	if (mutated(MUTATE_FLUSH_LOCKS_VCPUS))
 		lock_vcpus(vm, true);
-	for (i = 0; i < n; i++) {
+	for (unsigned i = 0; i < n; i++) {
 		struct vcpu *v = atomic_load(&vm->vcpus[i]);
 
 		if (v)
-			kicked |= flush_one(v);
+			vcpu_request_quiet(v, VCPU_REQ_REVOKE);
 	}
-	if (kicked)
+	kick_all(vm, n, kicked);
+	if (n)
+		base_membarrier();
+	if (kick_all(vm, n, kicked))
 		base_membarrier();
 	if (mutated(MUTATE_FLUSH_LOCKS_VCPUS))
 		lock_vcpus(vm, false);

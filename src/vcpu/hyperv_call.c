@@ -183,6 +183,7 @@ static void flush(struct vcpu *v, const struct targets *t)
 
 	for (unsigned i = 0; (o = next_meant(v->vm, t, &i));)
 		vcpu_request(o, VCPU_REQ_TLB_FLUSH);
+	base_membarrier(); /* for engine_stands */
 	for (unsigned i = 0; (o = next_meant(v->vm, t, &i));) {
 		while (o != v && !has_flushed(o))
 			sched_yield();

@@ -148,8 +148,11 @@ static bool mmio_lapic(struct vcpu *v, uint64_t gpa, void *data, unsigned len, b
 static bool mmio_bus(struct vcpu *v, uint64_t gpa, void *data, unsigned len, bool write)
 {
 	struct bus_set *bus = v->vm->bus;
-	int idx = srcu_read_lock(v->vm->srcu), r;
+	int idx, r;
 
+	if (!bus_may_claim(bus, BUS_MMIO, gpa) && !bus_may_claim(bus, BUS_FAST_MMIO, gpa))
+		return false;
+	idx = srcu_read_lock(v->vm->srcu);
 	if (!write)
 		r = bus_read(bus, BUS_MMIO, gpa, len, data);
 	else if (!bus_write(bus, BUS_FAST_MMIO, gpa, 0, NULL))
@@ -212,9 +215,12 @@ static void complete_pio(struct vcpu *v)
  */
 static bool pio_bus(struct vcpu *v, uint16_t port, uint8_t *data, unsigned size, unsigned count, bool write)
 {
-	int idx = srcu_read_lock(v->vm->srcu), r = 0;
+	int idx, r = 0;
 	unsigned i;
 
+	if (!bus_may_claim(v->vm->bus, BUS_PIO, port))
+		return false;
+	idx = srcu_read_lock(v->vm->srcu);
 	for (i = 0; i < count && !r; i++, data += size) {
 		if (write)
 			r = bus_write(v->vm->bus, BUS_PIO, port, size, data);

@@ -271,7 +271,8 @@ static int run_loop(struct vcpu *v)
 
 /*
  * Takes the VMM's answer and executes the stopped instruction (or event delivery) again; it may stop at its
- * next access. If the VMM moved RIP the answer is for nobody.
+ * next access. A plain IN or OUT has no next one, nor anything else to do. If the VMM moved RIP the answer is for
+ * nobody.
  */
 static int run_finish(struct vcpu *v)
 {
@@ -284,6 +285,9 @@ static int run_finish(struct vcpu *v)
 		replay_clear(v);
 		return 1;
 	}
+	if (v->pending.access.kind == ACCESS_PIO && !v->pending.delivering &&
+	    engine_finish_io(v->cpu, (uint8_t *)v->run + VCPU_IO_PAGE_OFFSET))
+		return 1;
 	complete(v);
 	guest_enter(v);
 	if (v->pending.delivering) {
