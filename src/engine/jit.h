@@ -69,6 +69,15 @@ struct jit_tlb {
 	uint8_t rglobal[JIT_TLB], wglobal[JIT_TLB]; /* entries that a CR3 load leaves */
 };
 #define JIT_NO_PAGE 0x0101010101010101ULL
+/*
+ * Pages that a few instructions share, tried before the table: minus the page's address (JIT_NO_PAGE: none) and what to
+ * add. Both are known before the guest's address is, so the access does not wait for them.
+ */
+#define JIT_NEAR 64
+struct jit_near {
+	uint64_t neg[JIT_NEAR], add[JIT_NEAR];
+};
+
 /* No canonical address plus this is one. */
 #define JIT_NO_ADDEND BIT(62)
 
@@ -114,7 +123,7 @@ struct jit_step {
 	uint32_t code; /* offset of its code */
 	uint16_t at;   /* of the guest's code in the page; JIT_NOWHERE: another page's */
 	uint8_t
-	    until; /* if the interpreter executes it: up to which one it has to, for groups that begin here */
+	    until; /* up to which one the interpreter goes on if it executes this, for groups that begin here */
 	uint8_t uncounted; /* instructions before it that c->retired has not heard of */
 	bool vector;	   /* the guest's vector state is in the host's registers here */
 };
@@ -126,10 +135,12 @@ enum jit_site_kind { SITE_ENTRY, SITE_READ, SITE_WRITE, SITE_CALL };
  * instruction for the interpreter, or a block's head. */
 struct jit_site {
 	uint32_t start, end; /* code offsets; sorted by start */
+	uint32_t again;	     /* where a revocation begins it again */
 	uint32_t slow;	     /* where a host fault goes on */
 	uint32_t block;
 	uint8_t index; /* of the instruction */
 	uint8_t size, kind;
+	uint8_t near;	  /* of JIT_NEAR */
 	int8_t leads;	  /* the group whose look-up this is, or -1 */
 	int8_t uncounted; /* as in its step; -1: it was counted itself */
 	bool sole;	  /* the only look-up for a group in its instruction */
@@ -157,9 +168,12 @@ struct jit {
 	uint32_t vector_want; /* jit_slow: to be loaded before its site goes on */
 	uint32_t slow_site;
 	uint64_t tmp, lin;
-	uint64_t group
-	    [JIT_GROUPS]; /* what to add to linear addresses of a group; JIT_NO_ADDEND: look it up again */
-	uint64_t flags;	  /* ah, al of lahf; seto al */
+	/* For pext: bits that an access of 1, 2, 4, 8 bytes in a page does not have. */
+	uint64_t mask_near[4];
+	struct jit_near near[JIT_CLASSES][2]; /* by read and write */
+	/* What to add to linear addresses of a group; JIT_NO_ADDEND: look it up again. */
+	uint64_t group[JIT_GROUPS];
+	uint64_t flags;		    /* ah, al of lahf; seto al */
 	uint64_t stamp[JIT_BLOCKS]; /* minus the word (exit word, slow bits, epoch) under which it is valid */
 	struct jit_tlb tlb[JIT_CLASSES];
 	struct jit_jump jump[JIT_CLASSES];
@@ -176,10 +190,11 @@ struct jit {
 	uint32_t nblocks, nsites, nexits, nsteps;
 	uint32_t exit_id; /* of the exit that was taken, JIT_NO_EXIT */
 	bool inside;	  /* jit_run is on the stack */
-	uint32_t
-	    filled_site; /* the last site that the table was filled for, and the address: a second time in a row */
-	uint64_t filled_lin; /* means that the host faults there, which the interpreter deals with */
-	uint32_t dropped;    /* times that groups were forgotten */
+	/* The last site that the table was filled for, and the address: a second time in a row means that the host
+	 * faults there, which the interpreter deals with. */
+	uint32_t filled_site;
+	uint64_t filled_lin;
+	uint32_t dropped; /* times that groups were forgotten */
 	uint64_t gs_outside;
 	uint8_t tlb_global[TLB_ENTRIES];	       /* beside c->tlb: the page is global */
 	uint64_t contents;			       /* goes up when somebody may have written any code */
@@ -331,6 +346,8 @@ static inline bool jit_is_global(const struct engine_cpu *c, uint64_t lin)
 }
 /* No group's addend holds any more. Async-signal-safe. */
 void jit_drop_groups(struct jit *j);
+/* Nor does any page of jit->near. Async-signal-safe. */
+void jit_near_clear(struct jit *j);
 
 /* -- jit_page.c -- */
 /* A store to the host page is about to be made by the slow path: from now on the page may be in tables writable, until

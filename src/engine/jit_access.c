@@ -89,36 +89,71 @@ static void look_absolute(struct making *m, const struct jit_site *s, const stru
 	m->at = (struct place_of){H_R14, H_R15, 0};
 }
 
-/* From a base register: no address is computed but by the access itself. */
-static void look_direct(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
+/* Both ends of s->size bytes at rcx, an offset in a page: rcx 0 if they lie there. Uses r15. */
+static void emit_inside(struct making *m, const struct jit_site *s)
 {
-	struct look t = columns(m, s->kind == SITE_WRITE);
-	unsigned base = (unsigned)direct_base(a), first = base;
-	int64_t d = a->disp + delta;
 	struct emit *e = &m->e;
+	unsigned size = s->size;
 
-	if (d) {
-		e_lea(e, H_RCX, base, (int32_t)d);
-		first = H_RCX;
+	if (size <= 8 && !(size & (size - 1))) {
+		e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_near) + 8 * (uint32_t)__builtin_ctz(size));
+		return;
 	}
-	e_pext(e, H_R15, first, JIT_OFF(mask_index));
-	if (s->size > 1)
-		e_lea(e, H_RCX, first, s->size - 1);
-	e_pext(e, H_RCX, s->size > 1 ? H_RCX : first, JIT_OFF(mask_page));
-	e_gs_index(e, H_R14, H_R15, t.neg);
-	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
-	emit_judge(m, s, a, delta);
-	e_gs_index(e, H_R15, H_R15, t.add);
-	m->at = (struct place_of){(int)base, H_R15, (int32_t)a->disp};
+	e_pext(e, H_R15, H_RCX, JIT_OFF(mask_page));
+	e_lea(e, H_RCX, H_RCX, (int32_t)size - 1);
+	e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_page));
+	e_lea_full(e, true, false, H_RCX, H_RCX, H_R15, 0, 0);
 }
 
-/* The address in r14 first, as everything may be. */
-static void look_computed(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
+static struct look near_columns(const struct making *m, const struct jit_site *s)
 {
-	struct look t = columns(m, s->kind == SITE_WRITE);
+	uint32_t table = JIT_OFF(near) + (2 * (m->b->key & JIT_KEY_CLASS) + (s->kind == SITE_WRITE)) *
+					     (uint32_t)sizeof(struct jit_near);
+
+	return (struct look){table + (uint32_t)offsetof(struct jit_near, neg) + 8U * s->near,
+			     table + (uint32_t)offsetof(struct jit_near, add) + 8U * s->near};
+}
+
+/* Instructions that are executed together have different ones, mostly. */
+static uint8_t near_of(const struct trace_insn *i, const struct address *a)
+{
+	return ((i->rip >> 1) * 0x9e3779b97f4a7c15ULL >> 40 ^ (uint64_t)(a->base + 1)) & (JIT_NEAR - 1);
+}
+
+/* From a base register no address is computed but by the access itself; else it is in r14 first. */
+static void look_near(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
+{
+	struct look near = near_columns(m, s);
+	int base = direct_base(a);
+	struct emit *e = &m->e;
+	uint32_t far;
+
+	if (base >= 0) {
+		m->at = (struct place_of){base, H_R15, (int32_t)a->disp};
+		e_gs(e, OP_MOV_LOAD, true, H_R15, near.neg);
+		e_lea_full(e, true, false, H_RCX, base, H_R15, 0, (int32_t)(a->disp + delta));
+	} else {
+		m->at = (struct place_of){H_R14, H_R15, (int32_t)-delta};
+		emit_linear(m, a, delta);
+		e_gs(e, OP_MOV_LOAD, true, H_R15, near.neg);
+		e_lea_full(e, true, false, H_RCX, H_R14, H_R15, 0, 0);
+	}
+	emit_inside(m, s);
+	e_jrcxz(e, 5);
+	far = e_jmp(e, 0);
+	e_gs(e, OP_MOV_LOAD, true, H_R15, near.add);
+	jit_jump_far(m, s, far, a, delta, e_here(e));
+}
+
+void jit_access_far(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta,
+		    uint32_t back)
+{
+	struct look t = columns(m, s->kind == SITE_WRITE), near = near_columns(m, s);
+	int base = direct_base(a);
 	struct emit *e = &m->e;
 
-	emit_linear(m, a, delta);
+	if (base >= 0)
+		e_lea(e, H_R14, (unsigned)base, (int32_t)(a->disp + delta));
 	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
 	if (s->size > 1)
 		e_lea(e, H_RCX, H_R14, s->size - 1);
@@ -126,9 +161,12 @@ static void look_computed(struct making *m, const struct jit_site *s, const stru
 	e_gs_index(e, H_R15, H_R15, t.neg);
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R15, 0, 0);
 	emit_judge(m, s, a, delta);
+	e_pdep(e, H_RCX, H_R15, JIT_OFF(mask_page));
+	e_gs(e, OP_MOV_STORE, true, H_RCX, near.neg);
 	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
 	e_gs_index(e, H_R15, H_R15, t.add);
-	m->at = (struct place_of){H_R14, H_R15, (int32_t)-delta};
+	e_gs(e, OP_MOV_STORE, true, H_R15, near.add);
+	e_jmp(e, back);
 }
 
 /* -- Groups -- */
@@ -164,12 +202,11 @@ static struct jit_site *emit_look(struct making *m, const struct address *a, enu
 {
 	struct jit_site *s = jit_site_new(m, kind, size);
 
+	s->near = near_of(m->i, a);
 	if (a->absolute && !a->seg)
 		look_absolute(m, s, a, delta);
-	else if (direct_base(a) >= 0)
-		look_direct(m, s, a, delta);
 	else
-		look_computed(m, s, a, delta);
+		look_near(m, s, a, delta);
 	return s;
 }
 

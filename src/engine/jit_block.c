@@ -20,6 +20,7 @@ struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigne
 
 	*s = (struct jit_site){.start = e_here(&m->e),
 			       .end = e_here(&m->e),
+			       .again = e_here(&m->e),
 			       .block = m->block_id,
 			       .index = (uint8_t)m->index,
 			       .size = (uint8_t)size,
@@ -41,6 +42,7 @@ static void stub_new(struct making *m, const struct jit_site *s, uint32_t patch,
 	m->stub[m->nstubs].site = (uint32_t)(s - m->j->site);
 	m->stub[m->nstubs].patch = patch;
 	m->stub[m->nstubs].computes = a;
+	m->stub[m->nstubs].looks = false;
 	m->stub[m->nstubs].delta = delta;
 	if (a)
 		m->stub[m->nstubs].a = *a;
@@ -52,16 +54,41 @@ void jit_jump_slow(struct making *m, const struct jit_site *s, const struct addr
 	stub_new(m, s, e_jmp(&m->e, 0), a, delta);
 }
 
+void jit_jump_far(struct making *m, const struct jit_site *s, uint32_t patch, const struct address *a,
+		  int64_t delta, uint32_t back)
+{
+	stub_new(m, s, patch, a, delta);
+	m->stub[m->nstubs - 1].looks = true;
+	m->stub[m->nstubs - 1].back = back;
+}
+
 void jit_only_slow(struct making *m, const struct jit_site *s, const struct address *a)
 {
 	stub_new(m, s, NO_PATCH, a, 0);
 }
 
+/* A part of the site's window that stands elsewhere. */
+static void emit_far(struct making *m, unsigned k)
+{
+	uint32_t main = m->stub[k].site;
+	struct jit_site *s = &m->j->site[m->j->nsites++];
+
+	*s = m->j->site[main];
+	s->start = e_here(&m->e);
+	jit_patch(m->j, m->stub[k].patch, s->start);
+	jit_access_far(m, &m->j->site[main], &m->stub[k].a, m->stub[k].delta, m->stub[k].back);
+	s->end = e_here(&m->e);
+}
+
 static void emit_stubs(struct making *m)
 {
-	for (unsigned k = 0; k < m->nstubs; k++) {
+	for (unsigned k = 0; k < m->nstubs && !m->e.full; k++) {
 		uint32_t here = e_here(&m->e);
 
+		if (m->stub[k].looks) {
+			emit_far(m, k);
+			continue;
+		}
 		if (m->stub[k].computes)
 			jit_slow_address(m, &m->stub[k].a, m->stub[k].delta);
 		e8(&m->e, 0xb8 | H_RCX);
@@ -212,7 +239,7 @@ static bool read_page(struct engine_cpu *c, uint8_t *buf, uint8_t **page)
 static bool room(const struct jit *j)
 {
 	return j->used + BLOCK_ROOM < JIT_CODE_SIZE && j->nblocks + 1 < JIT_BLOCKS &&
-	       j->nsites + JIT_BLOCK_MAX * 3 + 1 < JIT_SITES && j->nexits + JIT_BLOCK_MAX + 1 < JIT_EXITS &&
+	       j->nsites + JIT_BLOCK_MAX * 5 + 1 < JIT_SITES && j->nexits + JIT_BLOCK_MAX + 1 < JIT_EXITS &&
 	       j->nsteps + JIT_BLOCK_MAX + 1 < JIT_STEPS && j->bytes_used + PAGE_SIZE < JIT_BYTES;
 }
 

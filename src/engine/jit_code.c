@@ -71,6 +71,8 @@ static void set_constants(struct engine_cpu *c)
 	j->mask_index = (uint64_t)(JIT_TLB - 1) << PAGE_SHIFT;
 	j->mask_jump = (JIT_JUMPS - 1) << 1;
 	j->mask_global = JIT_MASK_GLOBAL;
+	for (unsigned k = 0; k < ARRAY_SIZE(j->mask_near); k++)
+		j->mask_near[k] = ~PAGE_OFFSET_MASK | ((1U << k) - 1);
 	j->self = (uint64_t)c;
 	j->helper = (uint64_t)jit_slow;
 	j->fill = (uint64_t)jit_fill;
@@ -225,7 +227,7 @@ static SIGSAFE bool find_window(uint64_t pc, uint64_t *fault, uint64_t *again)
 	if (!s)
 		return false;
 	*fault = (uint64_t)watched->rx + s->slow;
-	*again = (uint64_t)watched->rx + s->start;
+	*again = (uint64_t)watched->rx + s->again;
 	return true;
 }
 

@@ -122,9 +122,11 @@ struct making {
 	struct {
 		uint32_t site, patch;
 		bool computes; /* the linear address, for jit_slow */
+		bool looks;    /* in the table: jit_access_far */
+		uint32_t back;
 		struct address a;
 		int64_t delta;
-	} stub[JIT_BLOCK_MAX * 3 + 1];
+	} stub[JIT_BLOCK_MAX * 5 + 1];
 	unsigned nstubs;
 	uint32_t first_exit; /* their stubs follow */
 	bool ends;	     /* the instruction ended the block */
@@ -155,6 +157,9 @@ bool jit_vector_op(struct making *m);
  * site's end behind the access. */
 struct jit_site *jit_access(struct making *m, const struct address *a, enum jit_site_kind kind,
 			    unsigned size);
+/* The look-up of a page that was not near, for a stub; goes on at `back`. */
+void jit_access_far(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta,
+		    uint32_t back);
 /* The linear address plus delta in r14, for a slow stub. */
 void jit_slow_address(struct making *m, const struct address *a, int64_t delta);
 
@@ -164,6 +169,9 @@ struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigne
 /* A jump to the site's slow stub, which is placed behind the block; a: of the address that jit_slow wants to know, or
  * NULL. */
 void jit_jump_slow(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta);
+/* The same for a stub that looks the page up in the table, and goes on at `back`. */
+void jit_jump_far(struct making *m, const struct jit_site *s, uint32_t patch, const struct address *a,
+		  int64_t delta, uint32_t back);
 /* A slow stub that only the fault hook goes to. */
 void jit_only_slow(struct making *m, const struct jit_site *s, const struct address *a);
 /* Emits a patchable exit to a guest address. */

@@ -40,6 +40,7 @@ static void protect(struct engine_cpu *c, unsigned bit)
 {
 	c->jit->code_pages[bit / 64] |= BIT(bit % 64);
 	jit_drop_groups(c->jit);
+	jit_near_clear(c->jit);
 	for (unsigned i = 0; i < TLB_ENTRIES; i++) {
 		struct tlb_entry *e = &c->tlb[i];
 

@@ -13,11 +13,11 @@ static unsigned index_of(uint64_t lin)
 /* What a handler may call: no sanitizer hears of it. */
 #define SIGSAFE __attribute__((no_sanitize("thread")))
 
-static SIGSAFE void no_pages(uint64_t *neg)
+static SIGSAFE void no_pages(uint64_t *neg, size_t n)
 {
-	size_t n = sizeof(uint64_t) * JIT_TLB;
 
 	_Static_assert(JIT_NO_PAGE == 0x0101010101010101ULL, "bytes of one value");
+	n *= sizeof(*neg);
 	__asm__ volatile("rep stosb" : "+D"(neg), "+c"(n) : "a"(1) : "memory");
 }
 
@@ -28,6 +28,14 @@ SIGSAFE void jit_drop_groups(struct jit *j)
 		((volatile uint64_t *)j->group)[k] = JIT_NO_ADDEND;
 }
 
+SIGSAFE void jit_near_clear(struct jit *j)
+{
+	for (unsigned k = 0; k < JIT_CLASSES; k++) {
+		no_pages(j->near[k][0].neg, JIT_NEAR);
+		no_pages(j->near[k][1].neg, JIT_NEAR);
+	}
+}
+
 SIGSAFE void jit_tlb_clear(struct engine_cpu *c)
 {
 	struct jit *j = c->jit;
@@ -35,9 +43,10 @@ SIGSAFE void jit_tlb_clear(struct engine_cpu *c)
 	if (!j || !j->rw)
 		return;
 	jit_drop_groups(j);
+	jit_near_clear(j);
 	for (unsigned k = 0; k < JIT_CLASSES; k++) {
-		no_pages(j->tlb[k].rneg);
-		no_pages(j->tlb[k].wneg);
+		no_pages(j->tlb[k].rneg, JIT_TLB);
+		no_pages(j->tlb[k].wneg, JIT_TLB);
 	}
 }
 
@@ -72,6 +81,7 @@ void jit_new_space(struct engine_cpu *c)
 		return;
 	set_generation(c);
 	jit_drop_groups(j);
+	jit_near_clear(j);
 	for (unsigned k = 0; j->nlocal > JIT_LOCAL && k < JIT_CLASSES; k++)
 		no_local_pages(&j->tlb[k]);
 	for (unsigned k = 0; j->nlocal <= JIT_LOCAL && k < j->nlocal; k++) {
@@ -92,6 +102,7 @@ void jit_new_page(struct engine_cpu *c, uint64_t lin)
 		return;
 	jit_page_moved(c, lin);
 	jit_drop_groups(c->jit);
+	jit_near_clear(c->jit);
 	for (unsigned k = 0; k < JIT_CLASSES; k++)
 		c->jit->tlb[k].rneg[index_of(lin)] = c->jit->tlb[k].wneg[index_of(lin)] = JIT_NO_PAGE;
 }
