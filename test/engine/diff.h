@@ -6,9 +6,7 @@
  * present, read-only or absent as page_kind says. In 64-bit and 32-bit code addresses are linear; in 16-bit
  * code CS and the data segments have CODE and DATA as their bases. Everything around is unmapped.
  *
- *	make check T=engine/diff			about 20 s, seed printed
- *	build/checked/test/engine/diff --time 600 --mode 64|32|16|all --seed N [--keep] [--only MNEMONIC]
- *[--table]
+ * Between two engines (the translator and the interpreter) there is no host, and more modes: diff_side.h.
  */
 #ifndef DIFF_H
 #define DIFF_H
@@ -22,9 +20,12 @@
 #define DATA	   0x20000000UL
 #define DATA_PAGES 16
 #define DATA_SIZE  (DATA_PAGES * PAGE_SIZE)
-#define STACK_AT   0x4800 /* where the stack pointer starts, in the data area */
+#define STACK_AT   0x4800    /* where the stack pointer starts, in the data area */
+#define REAL_DATA  0x80000UL /* real mode: the areas once more, where a loaded segment register leads to */
+#define REAL_CODE  0x90000UL
 #define XS_SIZE	   2816
-#define MAX_INSNS  8
+#define MAX_INSNS  8   /* of a test of single instructions, helpers not counted */
+#define MAX_SEQ	   128 /* of a sequence, with everything */
 
 enum page_kind { ABSENT, READ_ONLY, READ_WRITE };
 extern const uint8_t data_page_kind[DATA_PAGES];
@@ -42,6 +43,39 @@ struct ldt_desc {
 };
 extern const struct ldt_desc ldt[L_ENTRIES];
 
+/*
+ * Modes are numbers: 64, 32 and 16 bits in ring 3, which the host executes too; and those that only an engine can be
+ * compared in: real mode, and 64-bit code at level 0.
+ */
+enum mode { MODE_REAL = 8, MODE_16 = 16, MODE_32 = 32, MODE_64 = 64, MODE_KERNEL = 65, MODES = 5 };
+static inline bool is64(int mode)
+{
+	return mode >= MODE_64;
+}
+static inline bool is16(int mode)
+{
+	return mode <= MODE_16;
+}
+static inline bool is_real(int mode)
+{
+	return mode == MODE_REAL;
+}
+/* At level 0. */
+static inline bool is_system(int mode)
+{
+	return mode == MODE_REAL || mode == MODE_KERNEL;
+}
+static inline unsigned mode_index(int mode)
+{
+	return mode == MODE_64 ? 0 : mode == MODE_32 ? 1 : mode == MODE_16 ? 2 : mode == MODE_REAL ? 3 : 4;
+}
+static inline const char *mode_name(int mode)
+{
+	static const char *const names[MODES] = {"64", "32", "16", "real", "kernel"};
+
+	return names[mode_index(mode)];
+}
+
 struct tstate {
 	uint64_t gpr[16], rip, rflags;
 	uint16_t sel[6];
@@ -55,11 +89,13 @@ struct tstate {
 #define X_MXCSR(s)    X_U32(s, 24)
 
 /* How a run ended. */
-enum { END_TIMEOUT = -1, END_ODD = -2 }; /* instead of a vector: no result to compare */
+enum { END_TIMEOUT = -1, END_ODD = -2 };  /* instead of a vector: no result to compare */
+enum { END_HALT = 900, END_EXIT = 1000 }; /* a HLT of the test; an exit of engine_run */
 struct outcome {
 	struct tstate st;
 	int vector;
 	uint64_t error, cr2;
+	uint64_t counts[2]; /* single-step traps, interrupts */
 };
 
 /* -- Native side -- */
@@ -72,12 +108,20 @@ extern uint8_t *native_code, *native_data; /* writable aliases */
 /* Bumped about 20 times a second; the engine's poll looks too. */
 extern _Atomic unsigned watchdog_ticks;
 
-/* -- Engine side -- */
+/* -- Engine sides -- */
+struct side;
+struct test;
+extern struct side under_test, reference; /* of the tier that USERKVM_ENGINE names; of the interpreter */
 void engine_side_init(void);
-void engine_side_run(const struct tstate *in, int mode, struct outcome *out);
-extern uint8_t *engine_code_ram, *engine_data; /* what the guest sees at CODE and DATA */
-
+bool engine_translates(void);
+void engine_side_run(struct side *s, const struct test *t, struct outcome *out);
+extern uint64_t engine_insns; /* retired in all runs */
+/* The watchdog's signal: makes the engine look at the clock. */
 void engine_side_kick(void);
+/* Signals at random times while tests run that want to be disturbed. */
+void disturb_init(void);
+void disturb_on(bool on);
+extern uint64_t disturb_signals, disturb_interrupts;
 
 /* -- Random numbers (splitmix) -- */
 extern uint64_t rng_state;
@@ -99,6 +143,7 @@ static inline bool chance(unsigned percent)
 }
 
 /* -- Instructions -- */
+enum form { FORM_REG, FORM_MEM, FORM_STRADDLE, FORM_FAULT, FORMS };
 struct tinsn {
 	uint8_t bytes[15];
 	uint8_t len;
@@ -107,29 +152,50 @@ struct tinsn {
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	uint8_t form; /* enum form, filled when generated */
 	bool helper;  /* a MOV that sets an address register */
+	bool dead;    /* shrinking: NOPs stand in its place */
 };
-enum form { FORM_REG, FORM_MEM, FORM_STRADDLE, FORM_FAULT, FORMS };
 
 /* One test: where it starts, its instructions, its input. */
 struct test {
-	int mode; /* 64, 32, 16 */
-	struct tinsn insn[2 * MAX_INSNS];
+	int mode; /* enum mode */
+	bool sequence;
+	bool step;    /* the trap flag's handler counts and goes back */
+	bool disturb; /* of the engine under test */
+	bool against; /* the interpreter, not the host */
+	struct tinsn insn[MAX_SEQ];
 	unsigned n;
 	uint32_t code_at, code_len;
+	uint8_t role[16]; /* of a sequence's registers (diff_seq_part.c) */
 	struct tstate in;
 	uint8_t code[CODE_PAGES * PAGE_SIZE];
 	uint8_t data[DATA_SIZE];
 };
 
+int gpr_number(ZydisRegister r); /* -1: none */
 bool decode(int mode, const uint8_t *bytes, unsigned len, struct tinsn *out);
 /* Builds the template tables of a mode. */
 void gen_init(int mode);
 /* A random instruction of the mode, drawn evenly over mnemonics and forms. `only`: NULL or a mnemonic. */
 bool gen_insn(int mode, struct tinsn *out, const char *only);
-unsigned gen_count(int mode); /* groups of templates */
+/* The same of a kind, its memory operand (if it takes one by ModRM) at [base + index * scale + disp]. */
+enum gen_kind { GEN_ANY, GEN_GENERAL, GEN_VECTOR, GEN_KINDS };
+struct gen_place {
+	uint8_t base;
+	int8_t index;  /* -1: none */
+	uint8_t scale; /* log2 */
+	int32_t disp;
+};
+bool gen_insn_at(int mode, struct tinsn *out, enum gen_kind kind, const struct gen_place *place);
+extern enum form gen_form; /* the form that the last gen_insn wants for its memory operand */
 
 /* -- Tests (diff_make_part.c) -- */
 void test_make(struct test *t, int mode, unsigned insns, const char *only);
+/* A sequence: blocks, loops, calls, accesses off shared bases. `against`: for the interpreter's comparison. */
+void seq_make(struct test *t, int mode, bool against);
+/* New values in the registers of a sequence. */
+void seq_state(struct test *t);
+void random_state(struct tstate *s, int mode);
+void append(struct test *t, const struct tinsn *i);
 uint64_t segment_base(const struct test *t, int mode, unsigned seg);
 
 /* -- Running and comparing (diff_compare_part.c) -- */
@@ -153,8 +219,16 @@ bool same_fault(const struct tinsn *i, int nat, int eng);
 bool memory_undefined(const struct tinsn *i);
 bool vector_undefined(const struct tinsn *i, const struct outcome *o);
 
-void cover_count(int mode, const struct tinsn *i, enum form form);
+unsigned cover_size(const struct tinsn *i);
+/* A test of the instruction that was to be of form `aimed` and was of form `form`. */
+void cover_count(int mode, const struct tinsn *i, enum form aimed, enum form form);
+/* About how many tests the thinnest form of these had, and which form that is. */
+uint64_t cover_had(int mode, unsigned mnemonic, unsigned size, bool mem, enum form *form);
 void cover_known(int mode, const struct tinsn *i);
-void cover_print(bool full);
+/* The sums and the cells that lack tests; the whole table to `file` if that is not NULL. */
+void cover_print(const char *file);
+/* How tests of a kind ended; printed and forgotten. */
+void outcome_count(const struct test *t, const struct outcome *o);
+void outcome_print(void);
 
 #endif

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "diff.h"
+#include "diff_side.h"
 
 static const char *const gpr_name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 					 "r8",	"r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
@@ -11,14 +11,27 @@ static const char *const seg_name[6] = {"es", "cs", "ss", "ds", "fs", "gs"};
 
 /* -- Running -- */
 
+/* Page n of the side that is right: the host's or the interpreter's. */
+static uint8_t *right_code(const struct test *t, unsigned n)
+{
+	return t->against ? side_code(&reference, n) : native_code + n * PAGE_SIZE;
+}
+
+static uint8_t *right_data(const struct test *t, unsigned n)
+{
+	return t->against ? side_data(&reference, n) : native_data + n * PAGE_SIZE;
+}
+
 static void load_memory(const struct test *t)
 {
-	memcpy(native_code, t->code, 2 * PAGE_SIZE);
-	memcpy(engine_code_ram, t->code, 2 * PAGE_SIZE);
+	for (unsigned n = 0; n < 2; n++) {
+		memcpy(right_code(t, n), t->code + n * PAGE_SIZE, PAGE_SIZE);
+		memcpy(side_code(&under_test, n), t->code + n * PAGE_SIZE, PAGE_SIZE);
+	}
 	for (unsigned n = 0; n < DATA_PAGES; n++)
 		if (data_page_kind[n] != ABSENT) {
-			memcpy(native_data + n * PAGE_SIZE, t->data + n * PAGE_SIZE, PAGE_SIZE);
-			memcpy(engine_data + n * PAGE_SIZE, t->data + n * PAGE_SIZE, PAGE_SIZE);
+			memcpy(right_data(t, n), t->data + n * PAGE_SIZE, PAGE_SIZE);
+			memcpy(side_data(&under_test, n), t->data + n * PAGE_SIZE, PAGE_SIZE);
 		}
 }
 
@@ -37,7 +50,16 @@ static bool unsafe(const struct outcome *e)
 enum verdict test_run(const struct test *t, struct outcome *nat, struct outcome *eng)
 {
 	load_memory(t);
-	engine_side_run(&t->in, t->mode, eng);
+	if (t->against) {
+		engine_side_run(&reference, t, nat);
+		if (nat->vector == END_TIMEOUT)
+			return SKIPPED;
+		engine_side_run(&under_test, t, eng);
+		if (eng->vector == END_TIMEOUT && t->disturb)
+			return SKIPPED;
+		return test_compare(t, nat, eng, false) ? DIFFERS : SAME;
+	}
+	engine_side_run(&under_test, t, eng);
 	if (unsafe(eng))
 		return SKIPPED;
 	native_run(&t->in, nat);
@@ -50,19 +72,20 @@ void test_keep_memory(struct test *t)
 {
 	for (unsigned n = 0; n < DATA_PAGES; n++)
 		if (data_page_kind[n] != ABSENT)
-			memcpy(t->data + n * PAGE_SIZE, native_data + n * PAGE_SIZE, PAGE_SIZE);
+			memcpy(t->data + n * PAGE_SIZE, right_data(t, n), PAGE_SIZE);
 }
 
 /* -- Comparing -- */
 
 static bool show;
 static unsigned differences;
+static const char *right_name; /* of the side that is right */
 
 static void differ(const char *what, unsigned index, uint64_t nat, uint64_t eng)
 {
 	differences++;
 	if (show && differences < 24)
-		printf("    %s[%u]: host %lx, engine %lx\n", what, index, nat, eng);
+		printf("    %s[%u]: %s %lx, engine %lx\n", what, index, right_name, nat, eng);
 }
 
 static void compare_words(const char *what, const uint8_t *a, const uint8_t *b, unsigned len)
@@ -77,6 +100,12 @@ static void compare_words(const char *what, const uint8_t *a, const uint8_t *b, 
 	}
 }
 
+static void compare_area(const char *what, const uint8_t *a, const uint8_t *b, unsigned len)
+{
+	if (memcmp(a, b, len))
+		compare_words(what, a, b, len);
+}
+
 /* The instruction that faulted, else the last one. */
 static const struct tinsn *last_run(const struct test *t, const struct outcome *o)
 {
@@ -86,27 +115,34 @@ static const struct tinsn *last_run(const struct test *t, const struct outcome *
 	return t->n ? &t->insn[t->n - 1] : NULL;
 }
 
+/* Flags that the manuals define behind the last instruction and, if it did not get to it, the one before. */
+static uint64_t defined_flags(const struct test *t, const struct outcome *o)
+{
+	const struct tinsn *last = last_run(t, o);
+
+	if (!last)
+		return ~0ULL;
+	return ~undefined_flags(last) & ~(last != t->insn ? undefined_flags(last - 1) : 0);
+}
+
 static void compare_general(const struct test *t, const struct outcome *nat, const struct outcome *eng)
 {
 	/* Outside 64-bit code the upper halves of registers are undefined (SDM 1, 3.4.1.1). */
-	uint64_t mask = nat->st.sel[S_CS] == 0x33 ? ~0ULL : 0xffffffff, flags = 0xffffffff;
+	uint64_t mask = nat->st.sel[S_CS] == 0x33 ? ~0ULL : 0xffffffff;
 
-	for (unsigned n = 0; n < (t->mode == 64 ? 16u : 8u); n++)
+	for (unsigned n = 0; n < (is64(t->mode) ? 16u : 8u); n++)
 		if ((nat->st.gpr[n] ^ eng->st.gpr[n]) & mask)
 			differ(gpr_name[n], n, nat->st.gpr[n] & mask, eng->st.gpr[n] & mask);
 	if (nat->st.rip != eng->st.rip)
 		differ("rip", 0, nat->st.rip, eng->st.rip);
-	for (unsigned n = 0; n < t->n; n++)
-		if (last_run(t, nat) == &t->insn[n])
-			flags &= ~undefined_flags(&t->insn[n]) & ~(n ? undefined_flags(&t->insn[n - 1]) : 0);
-	if ((nat->st.rflags ^ eng->st.rflags) & flags)
+	if ((nat->st.rflags ^ eng->st.rflags) & defined_flags(t, nat))
 		differ("rflags", 0, nat->st.rflags, eng->st.rflags);
 	for (unsigned n = 0; n < 6; n++)
 		if (nat->st.sel[n] != eng->st.sel[n] && (nat->st.sel[n] | eng->st.sel[n]) > 3)
 			differ(seg_name[n], n, nat->st.sel[n], eng->st.sel[n]);
-	if (t->mode == 64 && nat->st.fsbase != eng->st.fsbase)
+	if (is64(t->mode) && nat->st.fsbase != eng->st.fsbase)
 		differ("fsbase", 0, nat->st.fsbase, eng->st.fsbase);
-	if (t->mode == 64 && nat->st.gsbase != eng->st.gsbase)
+	if (is64(t->mode) && nat->st.gsbase != eng->st.gsbase)
 		differ("gsbase", 0, nat->st.gsbase, eng->st.gsbase);
 }
 
@@ -141,11 +177,46 @@ static void compare_vector(const struct test *t, const struct outcome *nat, cons
 	compare_words("zmm16", a + 1664, b + 1664, 1024);
 }
 
+/* Two tiers execute the same host instructions: nothing is undefined. */
+static unsigned compare_engines(const struct test *t, const struct outcome *a, const struct outcome *b)
+{
+	if (a->vector != b->vector)
+		differ("vector", 0, (uint64_t)a->vector, (uint64_t)b->vector);
+	if (a->error != b->error)
+		differ("error code", 0, a->error, b->error);
+	if (a->cr2 != b->cr2)
+		differ("cr2", 0, a->cr2, b->cr2);
+	/* An interrupt's IRET to a 16-bit stack leaves the upper half of RSP. */
+	for (unsigned n = 0; n < 16; n++)
+		if ((a->st.gpr[n] ^ b->st.gpr[n]) & (t->disturb && !is64(t->mode) ? 0xffffffff : ~0ULL))
+			differ(gpr_name[n], n, a->st.gpr[n], b->st.gpr[n]);
+	if (a->st.rip != b->st.rip)
+		differ("rip", 0, a->st.rip, b->st.rip);
+	if ((a->st.rflags ^ b->st.rflags) & defined_flags(t, a))
+		differ("rflags", 0, a->st.rflags, b->st.rflags);
+	for (unsigned n = 0; n < 6; n++)
+		if (a->st.sel[n] != b->st.sel[n])
+			differ(seg_name[n], n, a->st.sel[n], b->st.sel[n]);
+	if (a->st.fsbase != b->st.fsbase || a->st.gsbase != b->st.gsbase)
+		differ("fsbase, gsbase", 0, a->st.fsbase ^ b->st.fsbase, a->st.gsbase ^ b->st.gsbase);
+	if (a->counts[0] != b->counts[0])
+		differ("single steps", 0, a->counts[0], b->counts[0]);
+	compare_area("xsave", a->st.xs, b->st.xs, XS_SIZE);
+	for (unsigned n = 0; n < DATA_PAGES; n++)
+		compare_area("memory", side_data(&reference, n), side_data(&under_test, n), PAGE_SIZE);
+	for (unsigned n = 0; n < 2; n++)
+		compare_area("code", side_code(&reference, n), side_code(&under_test, n), PAGE_SIZE);
+	return differences;
+}
+
 /* Number of differences; printed if `print`. */
 unsigned test_compare(const struct test *t, const struct outcome *nat, const struct outcome *eng, bool print)
 {
 	show = print;
 	differences = 0;
+	right_name = t->against ? "interp" : "host";
+	if (t->against)
+		return compare_engines(t, nat, eng);
 	compare_end(t, nat, eng);
 	compare_general(t, nat, eng);
 	compare_vector(t, nat, eng);
@@ -153,8 +224,8 @@ unsigned test_compare(const struct test *t, const struct outcome *nat, const str
 		return differences;
 	for (unsigned n = 0; n < DATA_PAGES; n++)
 		if (data_page_kind[n] == READ_WRITE)
-			compare_words("memory", native_data + n * PAGE_SIZE, engine_data + n * PAGE_SIZE,
-				      PAGE_SIZE);
+			compare_area("memory", native_data + n * PAGE_SIZE, side_data(&under_test, n),
+				     PAGE_SIZE);
 	return differences;
 }
 
@@ -194,11 +265,45 @@ static bool isolate(struct test *t)
 	return true;
 }
 
+/* What depends on when a signal comes differs now and then. */
+static bool still_differs(const struct test *t, struct outcome *nat, struct outcome *eng)
+{
+	for (unsigned n = t->disturb ? 200 : 1; n; n--)
+		if (test_run(t, nat, eng) == DIFFERS)
+			return true;
+	return false;
+}
+
+/* Instructions of a sequence out of the way, each replaced by NOPs, as long as it differs without them. */
+static void thin_out(struct test *t)
+{
+	static struct test part;
+	struct outcome nat, eng;
+
+	for (unsigned again = 0; again < 2; again++)
+		for (unsigned n = t->n; n-- > 0;) {
+			struct tinsn *i = &t->insn[n];
+
+			if (i->dead)
+				continue;
+			part = *t;
+			memset(part.code + i->at, 0x90, i->len);
+			if (!still_differs(&part, &nat, &eng))
+				continue;
+			memset(t->code + i->at, 0x90, i->len);
+			i->dead = true;
+		}
+}
+
 void test_shrink(struct test *t)
 {
 	static struct test part;
 	struct outcome nat, eng;
 
+	if (t->sequence) {
+		thin_out(t);
+		return;
+	}
 	for (unsigned n = 1; n < t->n; n++) {
 		part = *t;
 		truncate_test(&part, n);
@@ -219,7 +324,7 @@ static void print_insn(const struct test *t, const struct tinsn *i)
 
 	ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
 	ZydisFormatterFormatInstruction(&f, &i->in, i->op, i->in.operand_count_visible, text, sizeof(text),
-					(t->mode == 16 ? 0 : CODE) + i->at, NULL);
+					(is16(t->mode) ? 0 : CODE) + i->at, NULL);
 	printf("  %6x:", i->at);
 	for (unsigned n = 0; n < 15; n++) {
 		if (n < i->len)
@@ -232,7 +337,7 @@ static void print_insn(const struct test *t, const struct tinsn *i)
 
 static void print_registers(const struct test *t, const struct tstate *s)
 {
-	for (unsigned n = 0; n < (t->mode == 64 ? 16u : 8u); n++)
+	for (unsigned n = 0; n < (is64(t->mode) ? 16u : 8u); n++)
 		printf("%s%-3s %016lx%s", n % 4 ? " " : "    ", gpr_name[n], s->gpr[n],
 		       n % 4 == 3 ? "\n" : "");
 	printf("    rip %016lx rflags %lx fs %lx gs %lx; cs %x ss %x ds %x es %x fs %x gs %x\n", s->rip,
@@ -283,13 +388,18 @@ static void print_operands(const struct test *t, const struct tinsn *i)
 
 void test_print_input(const struct test *t, uint64_t seed)
 {
-	printf("%d-bit, test seed %lx\n", t->mode, seed);
+	printf("mode %s, test seed %lx\n", mode_name(t->mode), seed);
 	for (unsigned n = 0; n < t->n; n++)
-		print_insn(t, &t->insn[n]);
-	printf("  input:\n");
+		if (!t->insn[n].dead)
+			print_insn(t, &t->insn[n]);
+	printf("  input%s%s:\n", t->step ? ", single step" : "", t->disturb ? ", disturbed" : "");
 	print_registers(t, &t->in);
-	if (t->n)
-		print_operands(t, &t->insn[t->n - 1]);
+	for (unsigned n = t->n; n-- > 0;)
+		if (!t->insn[n].dead) {
+			print_operands(t, &t->insn[n]);
+			if (!t->sequence)
+				break;
+		}
 }
 
 void test_print(const struct test *t, uint64_t seed)
@@ -299,7 +409,8 @@ void test_print(const struct test *t, uint64_t seed)
 
 	printf("MISMATCH, ");
 	test_print_input(t, seed);
-	printf("  host: vector %d error %lx cr2 %lx\n", nat.vector, nat.error, nat.cr2);
+	printf("  %s: vector %d error %lx cr2 %lx\n", t->against ? "interp" : "host", nat.vector, nat.error,
+	       nat.cr2);
 	printf("  engine: vector %d error %lx cr2 %lx%s\n", eng.vector, eng.error, eng.cr2,
 	       v == DIFFERS ? "" : " (not reproduced)");
 	test_compare(t, &nat, &eng, true);

@@ -17,13 +17,14 @@ struct tmpl {
 	uint8_t lead;  /* F0, or 0 */
 	bool p67, p66; /* legacy: 66 beside F2/F3 */
 	uint8_t modrm; /* what it was found with */
-	bool fix_reg, fix_rm, has_nds, mem, no_modrm;
+	bool fix_reg, fix_rm, has_nds, mem, no_modrm, vsib;
 };
 
 #define PER_GROUP 10
 struct group {
 	uint16_t mnemonic;
 	uint8_t size, mem;
+	uint8_t kind; /* enum gen_kind: general or vector */
 	unsigned seen;
 	struct tmpl t[PER_GROUP];
 };
@@ -31,12 +32,14 @@ struct group {
 static struct modegen {
 	struct group *g;
 	unsigned n;
+	uint16_t *of_kind[GEN_KINDS]; /* group numbers, common instructions several times */
+	unsigned kinds[GEN_KINDS];
 	uint16_t index[ZYDIS_MNEMONIC_MAX_VALUE + 1][8][2];
-} gens[3];
+} gens[4];
 
 static struct modegen *gen_of(int mode)
 {
-	return &gens[mode == 64 ? 0 : mode == 32 ? 1 : 2];
+	return &gens[mode_index(mode) % 4];
 }
 
 /* -- Decoding -- */
@@ -57,52 +60,22 @@ static void repair(struct tinsn *i)
 
 bool decode(int mode, const uint8_t *bytes, unsigned len, struct tinsn *out)
 {
-	static ZydisDecoder dec[3];
+	static ZydisDecoder dec[4];
 	static bool ready;
 
 	if (!ready) {
 		ZydisDecoderInit(&dec[0], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 		ZydisDecoderInit(&dec[1], ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
 		ZydisDecoderInit(&dec[2], ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16);
+		ZydisDecoderInit(&dec[3], ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16);
 		ready = true;
 	}
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&dec[mode == 64   ? 0
-						      : mode == 32 ? 1
-								   : 2],
-						 bytes, len, &out->in, out->op)))
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&dec[mode_index(mode) % 4], bytes, len, &out->in, out->op)))
 		return false;
 	out->len = out->in.length;
 	memcpy(out->bytes, bytes, out->len);
 	repair(out);
 	return true;
-}
-
-/* 0..7: 8 16 32 64 80 128 256 512 bits. */
-static unsigned size_class(const struct tinsn *i)
-{
-	static const uint16_t bits[8] = {8, 16, 32, 64, 80, 128, 256, 512};
-	unsigned size = i->in.operand_width, found = 2;
-
-	if (i->in.avx.vector_length)
-		size = i->in.avx.vector_length;
-	else
-		for (unsigned n = 0; n < i->in.operand_count_visible; n++) {
-			const ZydisDecodedOperand *o = &i->op[n];
-			ZydisRegisterClass c = o->type == ZYDIS_OPERAND_TYPE_REGISTER
-						   ? ZydisRegisterGetClass(o->reg.value)
-						   : ZYDIS_REGCLASS_INVALID;
-
-			if (c == ZYDIS_REGCLASS_XMM)
-				size = 128;
-			else if (c == ZYDIS_REGCLASS_MMX && size < 128)
-				size = 64;
-			else if (c == ZYDIS_REGCLASS_X87)
-				size = 80;
-		}
-	for (unsigned n = 0; n < 8; n++)
-		if (bits[n] == size)
-			found = n;
-	return found;
 }
 
 /* -- Bytes of a template -- */
@@ -115,12 +88,12 @@ struct pick {
 
 static unsigned put_vex(int mode, const struct tmpl *t, const struct pick *p, uint8_t *o)
 {
-	uint8_t rxb = mode == 64 ? p->ext << 5 : 0xe0;
-	uint8_t vvvv = t->has_nds ? (mode == 64 || p->vvvv < 8 ? p->vvvv : p->vvvv | 8) : 15;
+	uint8_t rxb = is64(mode) ? p->ext << 5 : 0xe0;
+	uint8_t vvvv = t->has_nds ? (is64(mode) || p->vvvv < 8 ? p->vvvv : p->vvvv | 8) : 15;
 
-	if (mode != 64 && t->has_nds)
+	if (!is64(mode) && t->has_nds)
 		vvvv |= 8;
-	if (t->map == 1 && !t->w && (p->ext & 8) && mode != 64) {
+	if (t->map == 1 && !t->w && (p->ext & 8) && !is64(mode)) {
 		o[0] = 0xc5;
 		o[1] = 0x80 | vvvv << 3 | (t->l & 1) << 2 | t->pp;
 		return 2;
@@ -133,11 +106,11 @@ static unsigned put_vex(int mode, const struct tmpl *t, const struct pick *p, ui
 
 static unsigned put_evex(int mode, const struct tmpl *t, const struct pick *p, uint8_t *o)
 {
-	uint8_t rxb = mode == 64 ? (p->ext & 15) << 4 : 0xf0;
+	uint8_t rxb = is64(mode) ? (p->ext & 15) << 4 : 0xf0;
 	uint8_t vvvv = t->has_nds ? p->vvvv & 15 : 15;
 	uint8_t v2 = t->has_nds ? p->ext >> 4 & 1 : 1;
 
-	if (mode != 64) {
+	if (!is64(mode)) {
 		vvvv |= 8;
 		v2 = 1;
 	}
@@ -161,7 +134,7 @@ static unsigned put_legacy(int mode, const struct tmpl *t, const struct pick *p,
 		o[n++] = 0x66;
 	if (t->pp)
 		o[n++] = mandatory[t->pp];
-	if (mode == 64 && (t->w || p->ext & 15))
+	if (is64(mode) && (t->w || p->ext & 15))
 		o[n++] = 0x40 | t->w << 3 | (p->ext & 7);
 	if (t->map)
 		o[n++] = 0x0f;
@@ -191,7 +164,7 @@ static unsigned put_bytes(int mode, const struct tmpl *t, const struct pick *p, 
 static void classify(struct tmpl *t, const struct tinsn *i)
 {
 	t->fix_reg = t->fix_rm = true;
-	t->has_nds = t->mem = false;
+	t->has_nds = t->mem = t->vsib = false;
 	t->no_modrm = !i->in.raw.modrm.offset;
 	for (unsigned n = 0; n < i->in.operand_count; n++) {
 		const ZydisDecodedOperand *o = &i->op[n];
@@ -202,8 +175,59 @@ static void classify(struct tmpl *t, const struct tinsn *i)
 			t->fix_rm = false;
 		if (o->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD)
 			t->has_nds = true;
-		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY)
+		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 			t->mem = true;
+			t->vsib |= o->mem.type == ZYDIS_MEMOP_TYPE_VSIB;
+		}
+	}
+}
+
+static bool in_vector_unit(const struct tinsn *i)
+{
+	if (i->in.avx.vector_length)
+		return true;
+	for (unsigned n = 0; n < i->in.operand_count; n++)
+		if (i->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER)
+			switch (ZydisRegisterGetClass(i->op[n].reg.value)) {
+			case ZYDIS_REGCLASS_XMM:
+			case ZYDIS_REGCLASS_YMM:
+			case ZYDIS_REGCLASS_ZMM: return true;
+			default: break;
+			}
+	return false;
+}
+
+/* What programs are made of, and what a translator therefore has ideas about. */
+static bool is_common(const struct tinsn *i)
+{
+	static const char *const names[] = {
+	    "mov",    "add",	 "sub",	   "cmp",    "test",	    "and",     "or",	    "xor",
+	    "lea",    "inc",	 "dec",	   "movzx",  "movsx",	    "movsxd",  "adc",	    "sbb",
+	    "shl",    "shr",	 "sar",	   "push",   "pop",	    "imul",    "xchg",	    "neg",
+	    "not",    "movaps",	 "movups", "movdqa", "movdqu",	    "paddd",   "pxor",	    "addsd",
+	    "mulsd",  "addps",	 "movsd",  "movss",  "movq",	    "movd",    "pshufd",    "vaddpd",
+	    "vmulpd", "vmovups", "vpaddd", "vpxor",  "vfmadd231pd", "vmovdqu", "vzeroupper"};
+	const char *name = ZydisMnemonicGetString(i->in.mnemonic);
+
+	for (unsigned n = 0; n < ARRAY_SIZE(names); n++)
+		if (!strcmp(name, names[n]))
+			return true;
+	return false;
+}
+
+static void add_to_kinds(struct modegen *m, unsigned group, const struct tinsn *i)
+{
+	unsigned times = is_common(i) ? 8 : 1;
+	enum gen_kind kind = in_vector_unit(i) ? GEN_VECTOR : GEN_GENERAL;
+
+	if (i->in.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED || i->in.meta.category == ZYDIS_CATEGORY_IO ||
+	    i->in.meta.category == ZYDIS_CATEGORY_INTERRUPT || i->in.meta.category == ZYDIS_CATEGORY_X87_ALU)
+		kind = GEN_ANY;
+	m->g[group].kind = kind;
+	for (unsigned k = 0; k < times; k++) {
+		m->of_kind[GEN_ANY][m->kinds[GEN_ANY]++] = (uint16_t)group;
+		if (kind != GEN_ANY)
+			m->of_kind[kind][m->kinds[kind]++] = (uint16_t)group;
 	}
 }
 
@@ -214,11 +238,12 @@ static void add(int mode, struct tmpl *t, const struct tinsn *i)
 	struct group *g;
 
 	classify(t, i);
-	slot = &m->index[i->in.mnemonic][size_class(i)][t->mem];
+	slot = &m->index[i->in.mnemonic][cover_size(i)][t->mem];
 	if (!*slot) {
 		*slot = ++m->n;
 		g = &m->g[*slot - 1];
-		*g = (struct group){.mnemonic = i->in.mnemonic, .size = size_class(i), .mem = t->mem};
+		*g = (struct group){.mnemonic = i->in.mnemonic, .size = cover_size(i), .mem = t->mem};
+		add_to_kinds(m, *slot - 1, i);
 		cover_known(mode, i);
 	}
 	g = &m->g[*slot - 1];
@@ -253,7 +278,7 @@ static void probe(int mode, struct tmpl *t, uint8_t modrm)
 static void probe_all(int mode, struct tmpl *t, bool every_rm)
 {
 	for (unsigned reg = 0; reg < 8; reg++) {
-		probe(mode, t, reg << 3 | (mode == 16 ? 7 : 1));
+		probe(mode, t, reg << 3 | (is16(mode) ? 7 : 1));
 		if (t->kind == EVEX && reg == 0) /* VSIB */
 			probe(mode, t, reg << 3 | 4);
 		else if (t->kind == VEX && reg == 1)
@@ -277,7 +302,7 @@ static void enumerate_legacy(int mode)
 						 .p67 = 0,
 						 .p66 = v >> 4 & 1};
 
-				if ((t.w && mode != 64) || (t.p66 && t.pp < 2) || (t.lead && map > 1))
+				if ((t.w && !is64(mode)) || (t.p66 && t.pp < 2) || (t.lead && map > 1))
 					continue;
 				probe_all(mode, &t, map < 2);
 			}
@@ -316,7 +341,7 @@ static void enumerate_evex(int mode)
 			else if (t.op == 0xc6 || t.op == 0xc7)
 				probe_all(mode, &t, false);
 			else {
-				probe(mode, &t, mode == 16 ? 7 : 1);
+				probe(mode, &t, is16(mode) ? 7 : 1);
 				probe(mode, &t, 4);
 				probe(mode, &t, 0xc2);
 			}
@@ -330,14 +355,11 @@ void gen_init(int mode)
 	if (m->g)
 		return;
 	m->g = calloc(16384, sizeof(*m->g));
+	for (unsigned k = 0; k < GEN_KINDS; k++)
+		m->of_kind[k] = calloc(65536, sizeof(*m->of_kind[k]));
 	enumerate_legacy(mode);
 	enumerate_vex(mode);
 	enumerate_evex(mode);
-}
-
-unsigned gen_count(int mode)
-{
-	return gen_of(mode)->n;
 }
 
 /* -- Drawing -- */
@@ -356,8 +378,44 @@ static unsigned extra_prefixes(int mode, uint8_t *o)
 	return n;
 }
 
-static bool draw(int mode, const struct group *g, struct tinsn *out)
+/* ModRM's mod and rm, prefix bits, and what stands behind ModRM, for an operand at `at`. Bytes written behind. */
+static unsigned place_operand(int mode, const struct tmpl *t, const struct gen_place *at, struct pick *p,
+			      uint8_t *behind)
 {
+	static const uint8_t rm16[8] = {[GP_SI] = 4, [GP_DI] = 5, [GP_BP] = 6, [GP_BX] = 7};
+	bool small = at->disp == (int8_t)at->disp && t->kind != EVEX,
+	     sib = at->index >= 0 || (at->base & 7) == 4;
+	unsigned n = 0, size = small ? 1 : is16(mode) ? 2 : 4;
+	uint8_t x = at->index >= 8, b = at->base >= 8;
+
+	p->modrm = (p->modrm & 0x38) | (small ? 0x40 : 0x80) |
+		   (is16(mode) ? rm16[at->base & 7]
+		    : sib      ? 4
+			       : at->base & 7);
+	if (sib && !is16(mode))
+		behind[n++] = at->scale << 6 | (at->index >= 0 ? at->index & 7 : 4) << 3 | (at->base & 7);
+	memcpy(behind + n, &at->disp, size);
+	if (t->kind == LEGACY) /* W R X B */
+		p->ext = (p->ext & ~3) | (is64(mode) ? x << 1 | b : 0);
+	else if (t->kind == VEX) /* R X B, inverted, from bit 2 */
+		p->ext = (p->ext & ~3) | !x << 1 | !b;
+	else /* R X B R2 */
+		p->ext = (p->ext & ~6) | !x << 2 | !b << 1;
+	return n + size;
+}
+
+/* "Opcodes" that are prefixes: what follows them is anything. */
+static bool is_prefix(int mode, const struct tmpl *t)
+{
+	return t->kind == LEGACY && t->map == 0 &&
+	       ((is64(mode) && (t->op & 0xf0) == 0x40) || (t->op & 0xe7) == 0x26 || (t->op & 0xfc) == 0x64 ||
+		t->op == 0xf0 || (t->op & 0xfe) == 0xf2);
+}
+
+static bool draw(int mode, const struct group *g, struct tinsn *out, const struct gen_place *at)
+{
+	uint8_t behind[8];
+	unsigned nbehind = 0;
 	const struct tmpl *t = &g->t[below(MIN(g->seen, PER_GROUP))];
 	struct pick p = {.ext = rnd(), .vvvv = below(16), .aaa = 1 + below(7)};
 	uint8_t bytes[64];
@@ -376,9 +434,36 @@ static bool draw(int mode, const struct group *g, struct tinsn *out)
 		p.modrm = (p.modrm & ~7) | 4;
 	if (t->no_modrm)
 		p.modrm = rnd();
-	n = extra_prefixes(mode, bytes);
-	put_bytes(mode, t, &p, bytes + n);
+	if (at && is_prefix(mode, t))
+		return false;
+	if (at && t->mem && !t->fix_rm && t->modrm < 0xc0 && !t->vsib)
+		nbehind = place_operand(mode, t, at, &p, behind);
+	n = at ? 0 : extra_prefixes(mode, bytes);
+	n += put_bytes(mode, t, &p, bytes + n);
+	memcpy(bytes + n, behind, nbehind);
 	return decode(mode, bytes, 15, out) && out->in.mnemonic == g->mnemonic && !excluded(out);
+}
+
+enum form gen_form; /* what memory operand the last instruction of gen_insn should get, FORMS: any */
+
+/* Of some random groups the one that had the fewest tests so far. */
+static const struct group *thinnest(int mode, const struct modegen *m)
+{
+	const struct group *best = NULL;
+	uint64_t least = ~0ULL;
+
+	for (unsigned n = 0; n < 4; n++) {
+		const struct group *g = &m->g[below(m->n)];
+		enum form form;
+		uint64_t had = cover_had(mode, g->mnemonic, g->size, g->mem, &form);
+
+		if (had >= least)
+			continue;
+		least = had;
+		best = g;
+		gen_form = form;
+	}
+	return best;
 }
 
 bool gen_insn(int mode, struct tinsn *out, const char *only)
@@ -386,13 +471,24 @@ bool gen_insn(int mode, struct tinsn *out, const char *only)
 	struct modegen *m = gen_of(mode);
 
 	for (unsigned tries = 0; tries < (only ? 100000 : 100); tries++) {
-		const struct group *g = &m->g[below(m->n)];
+		const struct group *g = only ? &m->g[below(m->n)] : thinnest(mode, m);
 
 		if (only && strcasecmp(only, ZydisMnemonicGetString(g->mnemonic)))
 			continue;
 		for (unsigned k = 0; k < 40; k++)
-			if (draw(mode, g, out))
+			if (draw(mode, g, out, NULL))
 				return true;
 	}
+	return false;
+}
+
+bool gen_insn_at(int mode, struct tinsn *out, enum gen_kind kind, const struct gen_place *place)
+{
+	struct modegen *m = gen_of(mode);
+	const struct group *g = &m->g[m->of_kind[kind][below(m->kinds[kind])]];
+
+	for (unsigned k = 0; k < 20; k++)
+		if (draw(mode, g, out, place))
+			return true;
 	return false;
 }

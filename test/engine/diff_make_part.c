@@ -160,9 +160,15 @@ static void random_segments(struct tstate *s, int mode)
 	static const uint8_t data32[] = {L_FLAT32,  L_FLAT32, L_FLAT32,	 L_FLAT32,
 					 L_BASED32, L_DOWN32, L_CONST32, L_DATA16};
 
-	if (mode == 64) {
-		s->sel[S_CS] = 0x33;
-		s->sel[S_SS] = 0x2b;
+	if (is_real(mode)) {
+		for (unsigned n = 0; n < 6; n++)
+			s->sel[n] = (n == S_CS ? REAL_CODE : REAL_DATA) >> 4;
+		s->fsbase = s->gsbase = DATA;
+		return;
+	}
+	if (is64(mode)) {
+		s->sel[S_CS] = mode == MODE_KERNEL ? 0x10 : 0x33;
+		s->sel[S_SS] = mode == MODE_KERNEL ? 0x18 : 0x2b;
 		s->sel[S_DS] = s->sel[S_ES] = chance(50) ? 0x2b : 0;
 		s->fsbase = DATA + below(0x3000);
 		s->gsbase = DATA + below(0x3000);
@@ -179,16 +185,16 @@ static void random_segments(struct tstate *s, int mode)
 		if (k >= 2 || chance(25))
 			s->sel[seg[k]] = LDT_SEL(data32[below(ARRAY_SIZE(data32))]);
 	}
-	if (mode == 16 && chance(90))
+	if (is16(mode) && chance(90))
 		s->sel[S_DS] = LDT_SEL(L_DATA16);
 }
 
-static void random_state(struct tstate *s, int mode)
+void random_state(struct tstate *s, int mode)
 {
 	memset(s, 0, sizeof(*s));
 	for (unsigned n = 0; n < 16; n++) {
 		s->gpr[n] = random_value();
-		if (mode != 64)
+		if (!is64(mode))
 			s->gpr[n] = n < 8 ? (uint32_t)s->gpr[n] : 0;
 	}
 	s->rflags = 0x202 | (rnd() & 0x8d5) | (chance(15) ? 0x400 : 0) | (chance(8) ? 0x40000 : 0);
@@ -200,8 +206,10 @@ static void random_state(struct tstate *s, int mode)
 
 uint64_t segment_base(const struct test *t, int mode, unsigned seg)
 {
-	if (mode == 64)
+	if (is64(mode))
 		return seg == S_FS ? t->in.fsbase : seg == S_GS ? t->in.gsbase : 0;
+	if (is_real(mode))
+		return seg == S_CS ? CODE : DATA;
 	return t->in.sel[seg] & 4 ? ldt[t->in.sel[seg] >> 3].base : 0;
 }
 
@@ -218,6 +226,9 @@ static struct target pick_target(unsigned len, unsigned align, int mode)
 	static const uint16_t edge[] = {0x1000, 0x3000, 0x4000, 0x6000, 0x7000, 0x8000};
 	unsigned what = below(100), span = MIN(MAX(len, 1u), 2000u);
 	struct target t = {.form = FORM_MEM};
+
+	if (chance(70)) /* what this instruction had least of */
+		what = gen_form == FORM_STRADDLE ? 62 : gen_form == FORM_FAULT ? 77 + below(23) : what;
 
 	if (what < 62) {
 		t.lin = (chance(60) ? 0x1000 : chance(50) ? 0x4000 : 0x7000) + below(0x1000 - span);
@@ -244,7 +255,7 @@ static struct target pick_target(unsigned len, unsigned align, int mode)
 	} else {
 		/* Not across the edge of the canonical addresses: the order of #AC, #GP and #SS there is
 		 * moody. */
-		if (mode == 64)
+		if (is64(mode))
 			t.lin = (chance(50) ? 0x8000000000000000u : 0x0000800000000000u) + below(64) - DATA;
 		else
 			t.lin = below(0x100000) - 0x80000;
@@ -256,12 +267,11 @@ static struct target pick_target(unsigned len, unsigned align, int mode)
 
 /* -- Emitting -- */
 
-static int gpr_number(ZydisRegister r)
+int gpr_number(ZydisRegister r)
 {
 	switch (ZydisRegisterGetClass(r)) {
-	case ZYDIS_REGCLASS_GPR8:
-		return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH ? (int)(r - ZYDIS_REGISTER_AH)
-									: ZydisRegisterGetId(r);
+	case ZYDIS_REGCLASS_GPR8: /* al cl dl bl, ah ch dh bh, spl ... r15b */
+		return r >= ZYDIS_REGISTER_AH ? (int)(r - ZYDIS_REGISTER_AH) : (int)(r - ZYDIS_REGISTER_AL);
 	case ZYDIS_REGCLASS_GPR16:
 	case ZYDIS_REGCLASS_GPR32:
 	case ZYDIS_REGCLASS_GPR64: return ZydisRegisterGetId(r);
@@ -269,7 +279,7 @@ static int gpr_number(ZydisRegister r)
 	}
 }
 
-static void append(struct test *t, const struct tinsn *i)
+void append(struct test *t, const struct tinsn *i)
 {
 	if (t->n == ARRAY_SIZE(t->insn))
 		return;
@@ -313,11 +323,11 @@ static void move_immediate(struct test *t, unsigned reg, uint64_t val)
 {
 	struct tinsn m;
 	uint8_t b[16] = {0};
-	unsigned n = 0, size = t->mode == 64 ? 8 : 4;
+	unsigned n = 0, size = is64(t->mode) ? 8 : 4;
 
-	if (t->mode == 16)
+	if (is16(t->mode))
 		b[n++] = 0x66;
-	if (t->mode == 64)
+	if (is64(t->mode))
 		b[n++] = 0x48 | reg >> 3;
 	b[n++] = 0xb8 | (reg & 7);
 	memcpy(b + n, &val, size);
@@ -333,7 +343,7 @@ static void settle(struct plan *p)
 	for (unsigned n = 0; n < p->wants; n++) {
 		uint64_t v = p->want[n].val;
 
-		if (p->t->mode != 64)
+		if (!is64(p->t->mode))
 			v = (uint32_t)v;
 		if (p->first)
 			p->t->in.gpr[p->want[n].reg] = v;
@@ -348,14 +358,16 @@ static uint64_t code_address(const struct test *t)
 {
 	uint64_t off = below(2 * PAGE_SIZE - 1);
 
-	return t->mode == 16 ? off : CODE + off;
+	return is16(t->mode) ? off : CODE + off;
 }
 
-static uint16_t random_selector(void)
+static uint16_t random_selector(const struct test *t)
 {
 	static const uint16_t sels[] = {0x33, 0x23, 0x2b, 0,	3,	0x10,  0x18,
 					0x40, 0x50, 0x28, 0x20, 0x1003, 0xfff8};
 
+	if (is_real(t->mode) && chance(90))
+		return (chance(80) ? REAL_DATA : REAL_CODE) >> 4;
 	if (chance(50))
 		return LDT_SEL(below(L_ENTRIES + 1));
 	return sels[below(ARRAY_SIZE(sels))];
@@ -409,11 +421,11 @@ static bool is_restore(ZydisMnemonic m)
 /* What a far pointer, a return frame or a branch target in memory may be. */
 static void poke_frame(struct test *t, uint64_t lin, unsigned word)
 {
-	uint64_t sp = t->mode == 64 ? DATA + STACK_AT + below(256) : STACK_AT;
-	uint64_t w[5] = {code_address(t), chance(70) ? t->in.sel[S_CS] : random_selector(),
+	uint64_t sp = is64(t->mode) ? DATA + STACK_AT + below(256) : STACK_AT;
+	uint64_t w[5] = {code_address(t), chance(70) ? t->in.sel[S_CS] : random_selector(t),
 			 0x202 | (rnd() & 0x8d5) | (chance(10) ? 0x100 : 0) |
 			     (chance(5) ? rnd() & 0x3fffff : 0),
-			 sp, chance(70) ? t->in.sel[S_SS] : random_selector()};
+			 sp, chance(70) ? t->in.sel[S_SS] : random_selector(t)};
 
 	if (chance(10))
 		w[0] = random_value();
@@ -438,14 +450,14 @@ static void fill_operand(struct test *t, const struct tinsn *i, uint64_t lin, un
 		poke_frame(t, lin, MAX(2, i->in.operand_width / 8));
 	if (i->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || i->in.meta.category == ZYDIS_CATEGORY_SEGOP) {
 		uint64_t off = code_address(t);
-		uint16_t sel = chance(50) ? t->in.sel[S_CS] : random_selector();
+		uint16_t sel = chance(50) ? t->in.sel[S_CS] : random_selector(t);
 
 		poke(t, lin, &off, 8);
 		poke(t, lin + len - 2, &sel, 2);
 	}
 	if (i->in.mnemonic == ZYDIS_MNEMONIC_MOV && i->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
 	    ZydisRegisterGetClass(i->op[0].reg.value) == ZYDIS_REGCLASS_SEGMENT) {
-		uint16_t sel = random_selector();
+		uint16_t sel = random_selector(t);
 
 		poke(t, lin, &sel, 2);
 	}
@@ -489,7 +501,7 @@ static bool patch_disp(struct plan *p, uint64_t lin, const ZydisDecodedOperand *
 		v = lin - (CODE + p->t->code_at + p->t->code_len + i->len);
 	if (size < 2 || !at)
 		return false;
-	if (size < 8 && p->t->mode == 64 && (int64_t)v != (int32_t)v)
+	if (size < 8 && is64(p->t->mode) && (int64_t)v != (int32_t)v)
 		return false;
 	memcpy(i->bytes + at, &v, size);
 	return decode(p->t->mode, i->bytes, i->len, i);
@@ -648,7 +660,7 @@ static void care_selectors(struct plan *p)
 		return;
 	for (unsigned n = 0; n < i->in.operand_count_visible; n++)
 		if (i->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER)
-			want(p, gpr_number(i->op[n].reg.value), random_selector());
+			want(p, gpr_number(i->op[n].reg.value), random_selector(p->t));
 }
 
 /* Relative branches go a little forward, indirect ones to the code area, far ones to a selector of ours. */
@@ -670,7 +682,7 @@ static void care_branch(struct plan *p)
 		decode(p->t->mode, i->bytes, i->len, i);
 	} else if (i->op[0].type == ZYDIS_OPERAND_TYPE_POINTER) {
 		uint64_t off = code_address(p->t);
-		uint16_t sel = chance(60) ? p->t->in.sel[S_CS] : random_selector();
+		uint16_t sel = chance(60) ? p->t->in.sel[S_CS] : random_selector(p->t);
 		unsigned at = i->in.raw.imm[0].offset;
 
 		memcpy(i->bytes + at, &off, i->len - at - 2);
@@ -749,14 +761,16 @@ static void initial_stack(struct test *t)
 	if (chance(30))
 		t->in.gpr[GP_BP] = DATA + STACK_AT + below(0x600) * 2 - base;
 	poke_frame(t, base + t->in.gpr[GP_SP],
-		   t->mode == 64 && chance(80)	 ? 8
-		   : t->mode == 16 && chance(80) ? 2
+		   is64(t->mode) && chance(80)	 ? 8
+		   : is16(t->mode) && chance(80) ? 2
 						 : 4);
 }
 
 void test_make(struct test *t, int mode, unsigned insns, const char *only)
 {
 	t->mode = mode;
+	t->sequence = t->step = t->disturb = false;
+	t->against = is_system(mode);
 	t->n = 0;
 	t->code_len = 0;
 	t->code_at = chance(90) ? below(0xe00) : chance(70) ? 0x1000 - below(40) : 0x2000 - 1 - below(20);
@@ -768,5 +782,5 @@ void test_make(struct test *t, int mode, unsigned insns, const char *only)
 		if (n + 1 < insns)
 			define_flags(t);
 	}
-	t->in.rip = (mode == 16 ? 0 : CODE) + t->code_at;
+	t->in.rip = (is16(mode) ? 0 : CODE) + t->code_at;
 }

@@ -167,6 +167,9 @@ bool same_fault(const struct tinsn *i, int nat, int eng)
 		return true;
 	if (!i)
 		return false;
+	/* A masked store that wraps at 64 KiB with all its bytes masked: where the limit is looked at. */
+	if (i->in.mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU && nat == 14 && eng == 13)
+		return true;
 	return (state_area(i->in.mnemonic) || masked(i) || x87_image(i->in.mnemonic)) && nat >= 0 &&
 	       nat < 32 && eng >= 0 && eng < 32 && BIT(nat) & faults && BIT(eng) & faults;
 }
@@ -219,17 +222,14 @@ bool vector_undefined(const struct tinsn *i, const struct outcome *o)
 static const char *const size_name[8] = {"8", "16", "32", "64", "80", "128", "256", "512"};
 
 struct cell {
-	bool known, can_mem, no_fault;
+	bool known, can_mem, can_reg, no_fault;
+	uint16_t bytes; /* of the largest memory operand */
 	uint32_t n[FORMS];
+	uint32_t tried[FORMS]; /* aimed at, whatever came of it */
 };
-static struct cell cells[3][ZYDIS_MNEMONIC_MAX_VALUE + 1][8];
+static struct cell cells[MODES][ZYDIS_MNEMONIC_MAX_VALUE + 1][8];
 
-static unsigned mode_index(int mode)
-{
-	return mode == 64 ? 0 : mode == 32 ? 1 : 2;
-}
-
-static unsigned size_index(const struct tinsn *i)
+unsigned cover_size(const struct tinsn *i)
 {
 	unsigned v = i->in.avx.vector_length ? i->in.avx.vector_length : i->in.operand_width;
 
@@ -267,73 +267,156 @@ static bool never_faults(const struct tinsn *i)
 	}
 }
 
+static unsigned memory_bytes(const struct tinsn *i)
+{
+	unsigned most = 0;
+
+	for (unsigned n = 0; n < i->in.operand_count; n++)
+		if (i->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			most = MAX(most, i->op[n].size / 8U);
+	return most;
+}
+
 void cover_known(int mode, const struct tinsn *i)
 {
-	struct cell *c = &cells[mode_index(mode)][i->in.mnemonic][size_index(i)];
+	struct cell *c = &cells[mode_index(mode)][i->in.mnemonic][cover_size(i)];
 
 	c->known = true;
-	c->can_mem |= touches_memory(i);
+	if (touches_memory(i))
+		c->can_mem = true;
+	else
+		c->can_reg = true;
+	c->bytes = MAX(c->bytes, memory_bytes(i));
 	c->no_fault |= never_faults(i);
 }
 
-void cover_count(int mode, const struct tinsn *i, enum form form)
+void cover_count(int mode, const struct tinsn *i, enum form aimed, enum form form)
 {
-	struct cell *c = &cells[mode_index(mode)][i->in.mnemonic][size_index(i)];
+	struct cell *c = &cells[mode_index(mode)][i->in.mnemonic][cover_size(i)];
 
 	cover_known(mode, i);
+	c->tried[aimed]++;
 	c->n[form]++;
 }
 
-static bool cell_empty(const struct cell *c)
+uint64_t cover_had(int mode, unsigned mnemonic, unsigned size, bool mem, enum form *form)
 {
-	if (!c->known)
-		return false;
-	if (c->can_mem)
-		return !c->n[FORM_MEM] || !c->n[FORM_STRADDLE] || (!c->n[FORM_FAULT] && !c->no_fault);
-	return !c->n[FORM_REG];
+	const struct cell *c = &cells[mode_index(mode)][mnemonic][size];
+	uint64_t least = ~0ULL;
+
+	*form = FORM_REG;
+	if (!mem)
+		return c->n[FORM_REG] + c->tried[FORM_REG] / 8;
+	for (enum form f = FORM_MEM; f < FORMS; f++)
+		if (c->n[f] + c->tried[f] / 8 <
+		    least) { /* a form that never comes must not hold up the others */
+			least = c->n[f] + c->tried[f] / 8;
+			*form = f;
+		}
+	return least;
 }
 
-static void print_cell(const char *mode, unsigned m, unsigned s, const struct cell *c)
+/* -- The table -- */
+
+#define ENOUGH 1000
+
+/* Why a cell has few tests of a form, or NULL: it was not tried often enough yet. */
+static const char *reason(const struct cell *c, enum form f)
 {
-	printf("%-4s %-18s %-4s %8u %8u %8u %8u\n", mode, ZydisMnemonicGetString(m), size_name[s],
-	       c->n[FORM_REG], c->n[FORM_MEM], c->n[FORM_STRADDLE], c->n[FORM_FAULT]);
+	bool often = c->tried[f] >= ENOUGH;
+
+	if (f == FORM_REG)
+		return c->can_reg ? NULL : "always has a memory operand";
+	if (!c->can_mem)
+		return "never has a memory operand";
+	if (f == FORM_STRADDLE && c->bytes == 1)
+		return "one byte has no second page";
+	if (f == FORM_FAULT && c->no_fault)
+		return "accesses no memory";
+	if (f == FORM_STRADDLE && often && c->n[f] < ENOUGH)
+		return "its operand must be aligned: the attempts faulted";
+	if (f == FORM_FAULT && often)
+		return "it does not fault where it was aimed to";
+	if (f == FORM_MEM && often)
+		return "every attempt faulted";
+	return NULL;
 }
 
-/* The whole table if `full`, else its sums; the empty cells in any case. */
-void cover_print(bool full)
+struct sums {
+	unsigned cells, full, explained, thin;
+	uint64_t tests[FORMS];
+};
+
+static const char *const form_name[FORMS] = {"register", "memory", "straddling", "faulting"};
+
+static void print_cell(FILE *out, int mode, unsigned m, unsigned s, struct sums *sum)
 {
-	static const char *const names[3] = {"64", "32", "16"};
-	unsigned known[3] = {0}, empty[3] = {0};
-	uint64_t sums[3][FORMS] = {{0}};
+	const struct cell *c = &cells[mode_index(mode)][m][s];
 
-	if (full)
-		printf("%-4s %-18s %-4s %8s %8s %8s %8s\n", "mode", "mnemonic", "size", "register", "memory",
-		       "straddle", "fault");
-	for (unsigned k = 0; k < 3; k++)
-		for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
-			for (unsigned s = 0; s < 8; s++) {
-				const struct cell *c = &cells[k][m][s];
+	if (out)
+		fprintf(out, "%-6s %-18s %-4s %9u %9u %9u %9u", mode_name(mode), ZydisMnemonicGetString(m),
+			size_name[s], c->n[FORM_REG], c->n[FORM_MEM], c->n[FORM_STRADDLE], c->n[FORM_FAULT]);
+	for (enum form f = 0; f < FORMS; f++) {
+		const char *why = reason(c, f);
 
-				known[k] += c->known;
-				empty[k] += cell_empty(c);
-				for (unsigned f = 0; f < FORMS; f++)
-					sums[k][f] += c->n[f];
-				if (full && c->known)
-					print_cell(names[k], m, s, c);
-			}
-	for (unsigned k = 0; k < 3; k++) {
-		if (!known[k])
-			continue;
-		printf("coverage %s-bit: %u mnemonic x size; tests: %lu register, %lu memory, %lu "
-		       "straddling, %lu faulting; "
-		       "%u with an empty cell\n",
-		       names[k], known[k], sums[k][FORM_REG], sums[k][FORM_MEM], sums[k][FORM_STRADDLE],
-		       sums[k][FORM_FAULT], empty[k]);
-		for (unsigned m = 0; full && m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
-			for (unsigned s = 0; s < 8; s++)
-				if (cell_empty(&cells[k][m][s])) {
-					printf("empty: ");
-					print_cell(names[k], m, s, &cells[k][m][s]);
-				}
+		sum->cells++;
+		sum->tests[f] += c->n[f];
+		sum->full += c->n[f] >= ENOUGH;
+		sum->explained += c->n[f] < ENOUGH && why;
+		sum->thin += c->n[f] < ENOUGH && !why;
+		if (out && c->n[f] < ENOUGH && !(f == FORM_REG && c->can_mem && why) && c->can_mem)
+			fprintf(out, "  [%s: %s]", form_name[f], why ? why : "too few tests");
 	}
+	if (out)
+		fprintf(out, "\n");
+}
+
+static void cover_mode(FILE *out, int mode)
+{
+	struct sums sum = {0};
+
+	for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
+		for (unsigned s = 0; s < 8; s++)
+			if (cells[mode_index(mode)][m][s].known)
+				print_cell(out, mode, m, s, &sum);
+	if (!(sum.tests[0] + sum.tests[1] + sum.tests[2] + sum.tests[3]))
+		return;
+	printf("coverage %s: %u cells (mnemonic x size x form): %u with %u tests or more, %u cannot have any "
+	       "or must fault, "
+	       "%u with fewer; tests: %lu register, %lu memory, %lu straddling, %lu faulting\n",
+	       mode_name(mode), sum.cells, sum.full, ENOUGH, sum.explained, sum.thin, sum.tests[0],
+	       sum.tests[1], sum.tests[2], sum.tests[3]);
+}
+
+void cover_print(const char *file)
+{
+	static const int modes[MODES] = {MODE_64, MODE_32, MODE_16, MODE_REAL, MODE_KERNEL};
+	FILE *out = file ? fopen(file, "w") : NULL;
+
+	if (out)
+		fprintf(out, "%-6s %-18s %-4s %9s %9s %9s %9s\n", "mode", "mnemonic", "size", "register",
+			"memory", "straddle", "fault");
+	for (unsigned n = 0; n < MODES; n++)
+		cover_mode(out, modes[n]);
+	if (out)
+		fclose(out);
+}
+
+/* -- How tests ended -- */
+
+static unsigned ends[64];
+
+void outcome_count(const struct test *t, const struct outcome *o)
+{
+	ends[o->vector >= 0 && o->vector < 32 ? o->vector : o->vector == END_HALT ? 32 : 33]++;
+}
+
+void outcome_print(void)
+{
+	printf("  ended by");
+	for (unsigned n = 0; n < ARRAY_SIZE(ends); n++)
+		if (ends[n])
+			printf(n < 32 ? " #%u: %u" : " (%u): %u", n, ends[n]);
+	printf("\n");
+	memset(ends, 0, sizeof(ends));
 }
