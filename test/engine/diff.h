@@ -115,7 +115,8 @@ extern struct side under_test, reference; /* of the tier that USERKVM_ENGINE nam
 void engine_side_init(void);
 bool engine_translates(void);
 void engine_side_run(struct side *s, const struct test *t, struct outcome *out);
-extern uint64_t engine_insns; /* retired in all runs */
+/* Instructions executed: the interpreter counts all, a translator those that it left. */
+extern uint64_t engine_insns;
 /* The watchdog's signal: makes the engine look at the clock. */
 void engine_side_kick(void);
 /* Signals at random times while tests run that want to be disturbed. */
