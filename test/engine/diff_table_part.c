@@ -168,7 +168,7 @@ bool same_fault(const struct tinsn *i, int nat, int eng)
 	if (!i)
 		return false;
 	/* A masked store that wraps at 64 KiB with all its bytes masked: where the limit is looked at. */
-	if (i->in.mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU && nat == 14 && eng == 13)
+	if (strstr(ZydisMnemonicGetString(i->in.mnemonic), "maskmov") && nat == 14 && eng == 13)
 		return true;
 	return (state_area(i->in.mnemonic) || masked(i) || x87_image(i->in.mnemonic)) && nat >= 0 &&
 	       nat < 32 && eng >= 0 && eng < 32 && BIT(nat) & faults && BIT(eng) & faults;
