@@ -67,6 +67,7 @@ struct row {
 	unsigned calls;	  /* of body per sample; 0: 1 */
 	unsigned ops;	  /* operations per call; 0: 1 */
 	bool has_target;  /* vCPU 0 is one of the running ones */
+	bool not_eight;	  /* with eight it would be the host's scheduler that is measured */
 	struct {
 		uint64_t median, p99; /* 0: none */
 	} bar[MODES];
@@ -120,6 +121,14 @@ ROW_FN(route);
 ROW_FN(begin_irq);
 ROW_FN(fire_irq);
 ROW_FN(end_irq);
+/* api_kick_part.c */
+ROW_FN(begin_target);
+ROW_FN(end_target);
+ROW_FN(fire_msi);
+ROW_FN(begin_signal);
+ROW_FN(begin_bare_signal);
+ROW_FN(fire_signal);
+ROW_FN(end_bare_signal);
 /* api_mem_part.c */
 ROW_FN(map_slot);
 ROW_FN(unmap_slot);
