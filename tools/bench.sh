@@ -26,8 +26,10 @@ bench_api() {
 }
 
 bench_interp() {
-	echo "== Interpreter =="
-	"$B/bench/interp"
+	for tier in interp jit; do
+		echo "== Loops on the engine alone, USERKVM_ENGINE=$tier; CPU time =="
+		USERKVM_ENGINE=$tier "$B/bench/interp"
+	done
 	echo
 }
 
