@@ -520,7 +520,8 @@ static __attribute__((noinline)) bool run_some(struct engine_cpu *c, bool step)
 		}
 		if (short_run_likely(c))
 			run_short(c);
-		jit_run(c);
+		if (jit_calm(c)) /* else a VM that ran a little would have its code memory for nothing */
+			jit_run(c);
 		return false;
 	}
 	run_careful(c);
