@@ -338,12 +338,12 @@ static bool sign_masked(ZydisMnemonic m)
 	       m == ZYDIS_MNEMONIC_VPMASKMOVD || m == ZYDIS_MNEMONIC_VPMASKMOVQ;
 }
 
-static unsigned align_of(const struct insn_decoded *d, const struct vstub *st)
+unsigned insn_alignment(const struct insn_decoded *d, unsigned len)
 {
 	switch (d->in.meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_AVX1:
 	case ZYDIS_EXCEPTION_CLASS_E1:
-	case ZYDIS_EXCEPTION_CLASS_E1NF: return st->mem_len;
+	case ZYDIS_EXCEPTION_CLASS_E1NF: return len;
 	default: break;
 	}
 	switch (d->in.mnemonic) {
@@ -355,7 +355,7 @@ static unsigned align_of(const struct insn_decoded *d, const struct vstub *st)
 	case ZYDIS_MNEMONIC_PCMPESTRM:
 	case ZYDIS_MNEMONIC_PCMPISTRI:
 	case ZYDIS_MNEMONIC_PCMPISTRM: return 0;
-	default: return st->need < NEED_AVX && st->mem_len == 16 ? 16 : 0;
+	default: return need_of(d) < NEED_AVX && len == 16 ? 16 : 0;
 	}
 }
 
@@ -371,7 +371,7 @@ static void take_memory(struct vstub *st, const struct insn_decoded *d, const Zy
 		st->elem_len = st->mem_len;
 	st->elems = st->mem_len / st->elem_len;
 	st->lanes = lanes_of(d, st->elems);
-	st->align = align_of(d, st);
+	st->align = insn_alignment(d, st->mem_len);
 	st->no_ac = d->in.mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS || d->in.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH;
 	if (aaa) {
 		st->mask = aaa;

@@ -179,6 +179,8 @@ bool canon_make(struct canon *out, const struct insn_decoded *d, const uint8_t *
 unsigned emit_stub(struct vstub *st, uint8_t *code);
 /* Its result depends on MXCSR, or it may raise #XM. */
 bool insn_uses_mxcsr(const struct insn_decoded *d);
+/* What the address of its memory operand of `len` bytes must be a multiple of; 0: any. */
+unsigned insn_alignment(const struct insn_decoded *d, unsigned len);
 
 /* -- host.c: what the host's CPU can do -- */
 struct host_cpu {

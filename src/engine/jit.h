@@ -168,8 +168,8 @@ struct jit {
 	uint32_t vector_want; /* jit_slow: to be loaded before its site goes on */
 	uint32_t slow_site;
 	uint64_t tmp, lin;
-	/* For pext: bits that an access of 1, 2, 4, 8 bytes in a page does not have. */
-	uint64_t mask_near[4];
+	/* For pext: bits that an aligned access of 1, 2, 4 ... 64 bytes in a page does not have. */
+	uint64_t mask_near[7];
 	struct jit_near near[JIT_CLASSES][2]; /* by read and write */
 	/* What to add to linear addresses of a group; JIT_NO_ADDEND: look it up again. */
 	uint64_t group[JIT_GROUPS];

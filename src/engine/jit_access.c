@@ -95,7 +95,7 @@ static void emit_inside(struct making *m, const struct jit_site *s)
 	struct emit *e = &m->e;
 	unsigned size = s->size;
 
-	if (size <= 8 && !(size & (size - 1))) {
+	if ((size <= 8 || size == m->aligned) && !(size & (size - 1))) {
 		e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_near) + 8 * (uint32_t)__builtin_ctz(size));
 		return;
 	}

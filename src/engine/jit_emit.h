@@ -130,6 +130,7 @@ struct making {
 	unsigned nstubs;
 	uint32_t first_exit; /* their stubs follow */
 	bool ends;	     /* the instruction ended the block */
+	unsigned aligned;    /* the access faults unless its address is a multiple of this */
 	bool vector;	     /* the guest's vector state is in the host's registers here */
 };
 

@@ -196,7 +196,11 @@ static void copy_done(struct making *m, const struct voperands *v, const struct 
 static void with_memory(struct making *m, const struct voperands *v, const struct address *a, unsigned size)
 {
 	static const struct temps t = {.reg = H_RCX, .vvvv = H_RCX}; /* one of them at most */
-	struct jit_site *s = jit_access(m, a, jit_writes(v->mem) ? SITE_WRITE : SITE_READ, size);
+	struct jit_site *s;
+
+	m->aligned = insn_alignment(&m->d, size);
+	s = jit_access(m, a, jit_writes(v->mem) ? SITE_WRITE : SITE_READ, size);
+	m->aligned = 0;
 
 	copy(m, v, &t);
 	s->end = e_here(&m->e);
