@@ -136,6 +136,8 @@ struct fields {
 static void emit_legacy(struct making *m, const struct fields *f)
 {
 	const ZydisDecodedInstruction *in = &m->d.in;
+	unsigned rex =
+	    0x40 | (unsigned)in->raw.rex.W << 3 | (f->reg >> 3 & 1) << 2 | (f->x & 1) << 1 | (f->b & 1);
 	struct emit *e = &m->e;
 
 	for (unsigned k = 0; k < in->raw.prefix_count; k++) {
@@ -144,7 +146,9 @@ static void emit_legacy(struct making *m, const struct fields *f)
 		if (p == 0x66 || p == 0xf2 || p == 0xf3 || p == 0xf0)
 			e8(e, p);
 	}
-	e8(e, 0x40 | (unsigned)in->raw.rex.W << 3 | (f->reg >> 3 & 1) << 2 | (f->x & 1) << 1 | (f->b & 1));
+	/* An empty one means something beside SPL..DIL, which are spelt with one. */
+	if (rex != 0x40 || (in->attributes & ZYDIS_ATTRIB_HAS_REX))
+		e8(e, rex);
 	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
 		e8(e, 0x0f);
 	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F38)
