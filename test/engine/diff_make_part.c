@@ -321,7 +321,7 @@ static uint64_t wanted_or_state(const struct plan *p, int reg)
 
 static void move_immediate(struct test *t, unsigned reg, uint64_t val)
 {
-	struct tinsn m;
+	struct tinsn m = {.len = 0};
 	uint8_t b[16] = {0};
 	unsigned n = 0, size = is64(t->mode) ? 8 : 4;
 
@@ -717,7 +717,7 @@ static bool asks_foreign(const struct tinsn *i)
 
 static void add_insn(struct test *t, bool first, bool last, const char *only)
 {
-	struct tinsn i;
+	struct tinsn i = {.len = 0};
 	struct plan p = {.t = t, .i = &i, .first = first, .last = last};
 
 	if (!gen_insn(t->mode, &i, only) || (!first && (has_vsib(&i) || saves_state(&i) || asks_foreign(&i))))
@@ -743,7 +743,7 @@ static void add_insn(struct test *t, bool first, bool last, const char *only)
 static void define_flags(struct test *t)
 {
 	static const uint8_t cmp[] = {0x3c, 0x11}; /* cmp al, 0x11 */
-	struct tinsn i;
+	struct tinsn i = {.len = 0};
 
 	if (!t->n || !undefined_flags(&t->insn[t->n - 1]) || !decode(t->mode, cmp, 2, &i))
 		return;
