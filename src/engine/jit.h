@@ -19,6 +19,7 @@
  *	jit_access.c	memory operands
  *	jit_op.c	one guest instruction
  *	jit_vector.c	vector instructions
+ *	jit_system.c	instructions of a kernel's everyday work
  *	jit_block.c	a block: what belongs to it, its head and its exits
  *	jit_thunk.c	between generated code and C
  *	jit_run.c	the run loop, and what generated code calls
@@ -38,6 +39,8 @@
 #define JIT_BUCKETS    (1u << 15)
 #define JIT_CLASSES    3 /* privilege classes of the MMU */
 #define JIT_TLB	       256
+#define JIT_TABLES     16	  /* of indirect targets: one per key */
+#define JIT_INSNS      (1u << 16) /* decoded instructions for the interpreter */
 #define JIT_JUMPS      (1u << 14)
 #define JIT_LOCAL      96
 #define JIT_HEAT       (1u << 14)
@@ -61,6 +64,19 @@
 _Static_assert(SLOW_REASONS == BIT(JIT_EPOCH_SHIFT) - 1, "what the epoch leaves");
 #define JIT_MASK_GLOBAL (BIT(32 + JIT_GEN_SHIFT) - 1)
 
+/*
+ * What a translation depends on beside the bytes: the privilege class, and which vector state is enabled. The class is
+ * the part that the tables go by.
+ */
+#define JIT_KEY_CLASS	3
+#define JIT_CLASS_SUPER 1
+#define JIT_CLASS_SMAP	2
+#define JIT_KEY_SSE	4
+#define JIT_KEY_AVX	8
+#define JIT_KEY_AVX512	16
+#define JIT_KEY_RING0	32
+#define JIT_KEYS	64
+
 /* Per privilege class: linear page -> host, for reads and for writes. `neg` is minus the page number, so that a
  * sum of 0 is a hit (the look-up may not touch flags); JIT_NO_PAGE never sums to 0. */
 struct jit_tlb {
@@ -81,7 +97,7 @@ struct jit_near {
 /* No canonical address plus this is one. */
 #define JIT_NO_ADDEND BIT(62)
 
-/* Targets of indirect branches, by jit_jump_index: the complement of the RIP, and the block's entry. Fresh zeros match
+/* Targets of indirect branches between blocks of one key, by jit_jump_index: the complement of the RIP, and the block's entry. Fresh zeros match
  * RIP ~0 only, whose place is not left zero. */
 struct jit_jump {
 	struct {
@@ -107,7 +123,7 @@ struct jit_block {
 	uint32_t body;
 	uint32_t bytes; /* offset of the copy of its guest bytes in jit->bytes, range by range */
 	uint32_t step;	/* index of its first instruction in jit->step; one more follows the last */
-	uint8_t insns, key, nranges;
+	uint8_t insns, key, nranges, table;
 	bool global;	 /* its page is */
 	bool dead;	 /* its bytes changed: another block has its place */
 	bool linked;	 /* jit_page.c: into the lists of its pages */
@@ -126,6 +142,7 @@ struct jit_step {
 	    until; /* up to which one the interpreter goes on if it executes this, for groups that begin here */
 	uint8_t uncounted; /* instructions before it that c->retired has not heard of */
 	bool vector;	   /* the guest's vector state is in the host's registers here */
+	uint32_t insn;	   /* of jit->insn: index + 1, 0 = not decoded yet */
 };
 #define JIT_NOWHERE UINT16_MAX
 
@@ -149,6 +166,7 @@ struct jit_site {
 	bool own_write;
 	bool member; /* of a group, behind its look-up */
 	bool vector; /* the guest's vector state is in the host's registers here */
+	bool behind_sti;
 	uint16_t mnemonic;
 };
 
@@ -167,6 +185,8 @@ struct jit {
 	uint64_t vector_wide; /* some block names masks, registers 16..31 or 512 bits */
 	uint32_t vector_want; /* jit_slow: to be loaded before its site goes on */
 	uint32_t slow_site;
+	uint64_t mask_if, mask_not_if, mask_smap, mask_arith, mask_not_arith;
+	uint64_t sti_opened; /* not 0: the last STI of generated code did open the shadow */
 	uint64_t tmp, lin;
 	/* For pext: bits that an aligned access of 1, 2, 4 ... 64 bytes in a page does not have. */
 	uint64_t mask_near[7];
@@ -176,7 +196,9 @@ struct jit {
 	uint64_t flags;		    /* ah, al of lahf; seto al */
 	uint64_t stamp[JIT_BLOCKS]; /* minus the word (exit word, slow bits, epoch) under which it is valid */
 	struct jit_tlb tlb[JIT_CLASSES];
-	struct jit_jump jump[JIT_CLASSES];
+	struct jit_jump jump[JIT_TABLES];
+	uint8_t table_of[JIT_KEYS]; /* of a key: number + 1 */
+	unsigned ntables;
 	struct {
 		uint8_t class, index;
 		bool write;
@@ -205,6 +227,8 @@ struct jit {
 	struct jit_site *site;
 	struct jit_exit *exit;
 	struct jit_step *step;
+	struct insn *insn;
+	uint32_t ninsns;
 	struct trace *trace; /* the one that is being made */
 	uint8_t *bytes;	     /* JIT_CODE_SIZE / 4 */
 	uint8_t heat[JIT_HEAT];
@@ -223,18 +247,9 @@ struct jit {
 #define CPU_OFF(f)    ((uint32_t)offsetof(struct engine_cpu, f))
 #define CPU_WORD      CPU_OFF(exit_word)
 
-/*
- * What a translation depends on beside the bytes: the privilege class, and which vector state is enabled. The class is
- * the part that the tables go by.
- */
-#define JIT_KEY_CLASS  3
-#define JIT_KEY_SSE    4
-#define JIT_KEY_AVX    8
-#define JIT_KEY_AVX512 16
-
 static inline unsigned jit_key(const struct engine_cpu *c)
 {
-	unsigned key = c->tlb_key & JIT_KEY_CLASS;
+	unsigned key = (c->tlb_key & JIT_KEY_CLASS) | (c->cpl ? 0 : JIT_KEY_RING0);
 
 	if ((c->cr0 & (CR0_TS | CR0_EM)) || !(c->cr4 & CR4_OSFXSR))
 		return key;
@@ -284,6 +299,8 @@ static inline uint64_t jit_progress(const struct jit *j)
 }
 /* Forgets all translations. Not while generated code is on the stack. */
 void jit_flush(struct engine_cpu *c);
+/* Number of the table of indirect targets for blocks of this key; -1: all are taken, and a flush is what helps. */
+int jit_table(struct jit *j, unsigned key);
 struct jit_block *jit_find(struct engine_cpu *c, uint64_t rip);
 void jit_insert(struct engine_cpu *c, struct jit_block *b);
 /* Makes generated code's windows known to base_window_find on this thread; NULL ends that. */

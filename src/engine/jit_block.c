@@ -32,6 +32,8 @@ struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigne
 					m->d.in.meta.isa_ext == ZYDIS_ISA_EXT_LONGMODE,
 			       .uncounted = (int8_t)m->uncounted,
 			       .vector = m->vector,
+			       .behind_sti =
+				   m->index && m->t->insn[m->index - 1].d.in.mnemonic == ZYDIS_MNEMONIC_STI,
 			       .mnemonic = (uint16_t)m->d.in.mnemonic};
 	return s;
 }
@@ -112,9 +114,17 @@ static struct jit_exit *exit_new(struct making *m, uint64_t target)
 	return x;
 }
 
+void jit_exit_to_key(struct making *m, uint64_t target, unsigned key)
+{
+	struct jit_exit *x = exit_new(m, target);
+
+	x->key = key;
+	x->patch = e_jmp(&m->e, 0);
+}
+
 void jit_exit_to(struct making *m, uint64_t target)
 {
-	exit_new(m, target)->patch = e_jmp(&m->e, 0);
+	jit_exit_to_key(m, target, m->b->key);
 }
 
 void jit_exit_if(struct making *m, unsigned cc, uint64_t target)
@@ -262,7 +272,7 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	uint32_t sites, steps;
 	uint8_t *page;
 
-	if (!room(j))
+	if (!room(j) || jit_table(j, jit_key(c)) < 0)
 		jit_flush(c);
 	if (!read_page(c, m.t->page, &page))
 		return NULL;
@@ -276,6 +286,7 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	m.b = &j->block[m.block_id];
 	*m.b = (struct jit_block){.rip = c->rip,
 				  .key = (uint8_t)jit_key(c),
+				  .table = (uint8_t)jit_table(j, jit_key(c)),
 				  .global = jit_is_global(c, c->rip),
 				  .insns = (uint8_t)m.t->n,
 				  .step = steps};

@@ -59,6 +59,7 @@ static void unmap_all(struct jit *j)
 	unmap(j->step, JIT_STEPS * sizeof(*j->step));
 	unmap(j->trace, sizeof(*j->trace));
 	unmap(j->bytes, JIT_BYTES);
+	unmap(j->insn, JIT_INSNS * sizeof(*j->insn));
 	j->rw = NULL;
 }
 
@@ -73,6 +74,11 @@ static void set_constants(struct engine_cpu *c)
 	j->mask_global = JIT_MASK_GLOBAL;
 	for (unsigned k = 0; k < ARRAY_SIZE(j->mask_near); k++)
 		j->mask_near[k] = ~PAGE_OFFSET_MASK | ((1U << k) - 1);
+	j->mask_if = FLAG_IF;
+	j->mask_not_if = ~FLAG_IF;
+	j->mask_smap = CR4_SMAP;
+	j->mask_arith = FLAGS_ARITH;
+	j->mask_not_arith = ~FLAGS_ARITH;
 	j->self = (uint64_t)c;
 	j->helper = (uint64_t)jit_slow;
 	j->fill = (uint64_t)jit_fill;
@@ -93,8 +99,9 @@ bool jit_start(struct engine_cpu *c)
 	j->step = map_zero(JIT_STEPS * sizeof(*j->step));
 	j->trace = map_zero(sizeof(*j->trace));
 	j->bytes = map_zero(JIT_BYTES);
+	j->insn = map_zero(JIT_INSNS * sizeof(*j->insn));
 	if (!map_code(j) || !j->bucket || !j->block || !j->site || !j->exit || !j->step || !j->trace ||
-	    !j->bytes) {
+	    !j->bytes || !j->insn) {
 		unmap_all(j);
 		return false;
 	}
@@ -138,15 +145,25 @@ void jit_flush(struct engine_cpu *c)
 		memset(j->code_pages, 0, sizeof(j->code_pages));
 		memset(j->by_lin, 0, sizeof(j->by_lin));
 		memset(j->by_bit, 0, sizeof(j->by_bit));
-		memset(j->jump, 0, sizeof(j->jump));
+		memset(j->jump, 0, sizeof(j->jump[0]) * j->ntables);
 	}
-	for (unsigned k = 0; k < JIT_CLASSES; k++)
-		j->jump[k].at[jit_jump_index(~0ULL)].not_rip = JIT_NO_TARGET;
+	memset(j->table_of, 0, sizeof(j->table_of));
+	j->ntables = 0;
+	j->ninsns = 0;
 	j->used = j->thunks_end;
 	j->nblocks = j->nsites = j->nexits = j->nsteps = j->bytes_used = 0;
 	j->exit_id = JIT_NO_EXIT;
 	j->stats.flushes++;
 	jit_tlb_clear(c);
+}
+
+int jit_table(struct jit *j, unsigned key)
+{
+	if (!j->table_of[key] && j->ntables < JIT_TABLES) {
+		j->jump[j->ntables].at[jit_jump_index(~0ULL)].not_rip = JIT_NO_TARGET;
+		j->table_of[key] = (uint8_t)++j->ntables;
+	}
+	return j->table_of[key] - 1;
 }
 
 struct jit_block *jit_find(struct engine_cpu *c, uint64_t rip)

@@ -141,6 +141,8 @@ bool jit_op(struct making *m);
  * register in the opcode byte, or -1; vvvv: VEX's. */
 void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvvv);
 bool jit_writes(const ZydisDecodedOperand *o);
+/* Pushes what waits in jit->tmp. */
+void jit_push_tmp(struct making *m);
 /* An instruction for the interpreter. */
 void jit_op_call(struct making *m);
 /* The host register of guest register n: its own, or `temp` after a load; and temp's way back. */
@@ -152,6 +154,9 @@ int jit_host_of(int n);
 
 /* -- jit_vector.c: vector instructions, and general ones with VEX -- */
 bool jit_vector_op(struct making *m);
+
+/* -- jit_system.c: privileged ones, and PUSHF -- */
+bool jit_system_op(struct making *m);
 
 /* -- jit_access.c -- */
 /* From here to the access: a window. m->at is the operand; rcx is free, r14 and r15 may be part of it. The caller sets the
@@ -177,6 +182,8 @@ void jit_jump_far(struct making *m, const struct jit_site *s, uint32_t patch, co
 void jit_only_slow(struct making *m, const struct jit_site *s, const struct address *a);
 /* Emits a patchable exit to a guest address. */
 void jit_exit_to(struct making *m, uint64_t target);
+/* The same, to a block of another key. */
+void jit_exit_to_key(struct making *m, uint64_t target, unsigned key);
 /* The conditional form: jcc to the exit. */
 void jit_exit_if(struct making *m, unsigned cc, uint64_t target);
 /* Statistics: c->retired hears of the instructions up to now, this one with them. */

@@ -412,6 +412,15 @@ static void stack_done(struct making *m, struct jit_site *s, int32_t change)
 	e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, change);
 }
 
+void jit_push_tmp(struct making *m)
+{
+	struct jit_site *s = stack_access(m, SITE_WRITE, -8);
+
+	e_gs(&m->e, OP_MOV_LOAD, true, H_RCX, JIT_OFF(tmp));
+	e_store(&m->e, H_RCX, &m->at);
+	stack_done(m, s, -8);
+}
+
 /* PUSH of memory: the value waits in jit->tmp while the stack's place is looked up. */
 static bool op_push_memory(struct making *m)
 {
@@ -424,10 +433,7 @@ static bool op_push_memory(struct making *m)
 	e_load(&m->e, H_RCX, &m->at);
 	s->end = e_here(&m->e);
 	e_gs(&m->e, OP_MOV_STORE, true, H_RCX, JIT_OFF(tmp));
-	s = stack_access(m, SITE_WRITE, -8);
-	e_gs(&m->e, OP_MOV_LOAD, true, H_RCX, JIT_OFF(tmp));
-	e_store(&m->e, H_RCX, &m->at);
-	stack_done(m, s, -8);
+	jit_push_tmp(m);
 	return true;
 }
 
@@ -462,14 +468,15 @@ static bool op_pop(struct making *m)
 	int n = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? decode_gpr_number(o->reg.value) : -1;
 	struct jit_site *s;
 
-	if (m->d.in.operand_width != 64 || n < 0 || n == RSP)
+	if (m->d.in.operand_width != 64 || n < 0)
 		return false;
 	s = stack_access(m, SITE_READ, 0);
 	e_load(&m->e, host_of[n] < 0 ? H_RCX : (unsigned)host_of[n], &m->at);
 	s->end = e_here(&m->e);
 	if (host_of[n] < 0)
 		e_gs(&m->e, OP_MOV_STORE, true, H_RCX, GPR_OFF(n));
-	e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, 8);
+	if (n != RSP)
+		e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, 8);
 	return true;
 }
 
@@ -492,7 +499,7 @@ static bool op_leave(struct making *m)
 /* The target in r14 -> jump to its block by the table, by way of `between`; else to the site's slow stub. */
 static void look_up_target(struct making *m, const struct jit_site *s)
 {
-	uint32_t table = JIT_OFF(jump) + (m->b->key & JIT_KEY_CLASS) * (uint32_t)sizeof(struct jit_jump);
+	uint32_t table = JIT_OFF(jump) + m->b->table * (uint32_t)sizeof(struct jit_jump);
 	struct emit *e = &m->e;
 
 	e_mov_imm(e, H_R15, 0);
@@ -651,7 +658,7 @@ bool jit_op(struct making *m)
 	    m->d.in.meta.category == ZYDIS_CATEGORY_UNCOND_BR || m->d.in.meta.category == ZYDIS_CATEGORY_CALL)
 		return op_branch(m);
 	if (!copyable(&m->d.in))
-		return jit_vector_op(m);
+		return jit_system_op(m) || jit_vector_op(m);
 	if (!sort_operands(m, &ops))
 		return !divides(m) && copy_verbatim(m);
 	if ((m->d.in.attributes & ZYDIS_ATTRIB_HAS_LOCK) && !ops.mem)

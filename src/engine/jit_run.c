@@ -83,7 +83,7 @@ static uint64_t enter_block(struct engine_cpu *c, struct jit_block *b)
 static void link_to(struct engine_cpu *c, const struct jit_block *b, uint32_t exit_id)
 {
 	struct jit *j = c->jit;
-	struct jit_jump *t = &j->jump[b->key & JIT_KEY_CLASS];
+	struct jit_jump *t = &j->jump[b->table];
 	unsigned i = jit_jump_index(b->rip);
 
 	if (exit_id != JIT_NO_EXIT && j->exit[exit_id].target == b->rip && j->exit[exit_id].key == b->key) {
@@ -107,7 +107,7 @@ static uint64_t go_on_at(struct engine_cpu *c)
 	return (uint64_t)c->jit->rx + b->entry;
 }
 
-static const struct jit_step *step_of(const struct jit *j, const struct jit_block *b, unsigned k)
+static struct jit_step *step_of(const struct jit *j, const struct jit_block *b, unsigned k)
 {
 	return &j->step[b->step + k];
 }
@@ -115,6 +115,55 @@ static const struct jit_step *step_of(const struct jit *j, const struct jit_bloc
 static uint64_t rip_of(const struct jit_block *b, const struct jit_step *s)
 {
 	return (b->rip & ~PAGE_OFFSET_MASK) + s->at;
+}
+
+/* What the block was made from, at this place of its page. */
+static const uint8_t *bytes_at(const struct jit *j, const struct jit_block *b, unsigned at, unsigned *n)
+{
+	const uint8_t *kept = j->bytes + b->bytes;
+
+	for (const struct jit_range *r = b->range; r < b->range + b->nranges; kept += r++->len) {
+		if (at < r->off || at >= r->off + r->len)
+			continue;
+		*n = MIN(r->off + r->len - at, 15U);
+		return kept + (at - r->off);
+	}
+	return NULL;
+}
+
+/* The step's instruction, decoded once: the block's bytes have been compared. NULL: no room. */
+static const struct insn *insn_of(struct engine_cpu *c, const struct jit_block *b, struct jit_step *s)
+{
+	struct jit *j = c->jit;
+	const uint8_t *bytes;
+	unsigned n;
+
+	if (s->insn)
+		return &j->insn[s->insn - 1];
+	bytes = j->ninsns < JIT_INSNS ? bytes_at(j, b, s->at, &n) : NULL;
+	if (!bytes || decode_bytes(c, &j->insn[j->ninsns], bytes, n) != DECODE_OK)
+		return NULL;
+	s->insn = ++j->ninsns;
+	return &j->insn[s->insn - 1];
+}
+
+/* Executes it, a repeated one up to its end unless somebody asks. */
+static void execute(struct engine_cpu *c, const struct jit_block *b, struct jit_step *s)
+{
+	const struct insn *i = insn_of(c, b, s);
+	struct jit *j = c->jit;
+	uint64_t at = c->rip;
+
+	if (!i) {
+		interp_one(c);
+		return;
+	}
+	do {
+		c->next_rip = at + i->len;
+		i->exec(c, i);
+		c->rip = c->next_rip;
+		c->retired++;
+	} while (c->rip == at && jit_block_word(c, b) + j->stamp[b - j->block] == 0);
 }
 
 /* Executes the block's instruction number k by its handler. True if the block goes on behind it, and may. */
@@ -127,7 +176,7 @@ static bool step_over(struct engine_cpu *c, const struct jit_block *b, unsigned 
 
 	j->stats.fallbacks++;
 	c->rip = rip_of(b, step_of(j, b, k));
-	interp_one(c);
+	execute(c, b, step_of(j, b, k));
 	return next->at != JIT_NOWHERE && c->rip == rip_of(b, next) && c->code64 && jit_key(c) == key &&
 	       dropped == j->dropped && jit_block_word(c, b) + j->stamp[b - j->block] == 0;
 }
@@ -219,6 +268,16 @@ uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
 	j->vector_want = s->vector;
 	if (s->kind == SITE_ENTRY)
 		return enter_block(c, b);
+	if (unlikely(s->behind_sti && j->sti_opened)) {
+		/* In its shadow, and perhaps about to leave: the careful way. */
+		j->sti_opened = 0;
+		c->rip = rip_of(b, step_of(j, b, s->index));
+		if (unlikely(j->by_mnemonic))
+			c->retired += (uint64_t)(int64_t)s->uncounted;
+		engine_set_shadow(c, ENGINE_SHADOW_STI);
+		return 0;
+	}
+	j->sti_opened = 0;
 	if (s->kind != SITE_CALL && !s->member && (site != j->filled_site || j->lin != j->filled_lin) &&
 	    find_page(c, s, b)) {
 		j->filled_site = site;

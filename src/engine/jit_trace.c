@@ -213,6 +213,7 @@ static void find_accesses(struct trace_insn *i)
 		}
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_PUSHFQ:
 	case ZYDIS_MNEMONIC_CALL: access_stack(i, RSP, -8, true); break;
 	case ZYDIS_MNEMONIC_POP:
 	case ZYDIS_MNEMONIC_RET: access_stack(i, RSP, 0, false); break;
@@ -281,8 +282,8 @@ static bool moves_stack(const struct trace_insn *i)
 	ZydisMnemonic m = i->d.in.mnemonic;
 
 	return i->d.in.operand_width == 64 &&
-	       (m == ZYDIS_MNEMONIC_PUSH || m == ZYDIS_MNEMONIC_POP || m == ZYDIS_MNEMONIC_CALL ||
-		m == ZYDIS_MNEMONIC_RET || m == ZYDIS_MNEMONIC_LEAVE);
+	       (m == ZYDIS_MNEMONIC_PUSH || m == ZYDIS_MNEMONIC_PUSHFQ || m == ZYDIS_MNEMONIC_POP ||
+		m == ZYDIS_MNEMONIC_CALL || m == ZYDIS_MNEMONIC_RET || m == ZYDIS_MNEMONIC_LEAVE);
 }
 
 static void learn(struct known *w, const struct trace_insn *i)
@@ -310,6 +311,7 @@ static void learn(struct known *w, const struct trace_insn *i)
 		return;
 	switch (i->d.in.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_PUSHFQ:
 	case ZYDIS_MNEMONIC_CALL: w->gpr[RSP].off -= 8; break;
 	case ZYDIS_MNEMONIC_POP:
 	case ZYDIS_MNEMONIC_LEAVE: w->gpr[RSP].off += 8; break;
@@ -379,6 +381,12 @@ static void group_access(struct trace *t, const struct known *w, struct trace_ac
 /* What the interpreter does here may change segments, or registers that no operand names. */
 static bool unknown(const struct trace_insn *i)
 {
+	switch (i->d.in.mnemonic) {
+	case ZYDIS_MNEMONIC_CLI:
+	case ZYDIS_MNEMONIC_STI:
+	case ZYDIS_MNEMONIC_RDTSC: return false;
+	default: break;
+	}
 	switch (i->d.in.meta.category) {
 	case ZYDIS_CATEGORY_SEGOP:
 	case ZYDIS_CATEGORY_STRINGOP:

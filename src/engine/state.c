@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The registers as the room above sees them: kvm_regs, kvm_sregs, debug registers, reset. */
+#include "engine/jit.h"
 #include "engine/system.h"
 
 /* -- General registers -- */
@@ -230,6 +231,8 @@ void engine_want_window(struct engine_cpu *c, bool want)
 void engine_set_features(struct engine_cpu *c, const struct engine_features *f)
 {
 	c->feat = *f;
+	if (c->jit && c->jit->rw)
+		jit_flush(c); /* code was made for what there was */
 	mmu_flush_all(c);
 }
 
