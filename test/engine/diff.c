@@ -47,7 +47,7 @@ static const struct kind {
 };
 
 #ifdef __SANITIZE_THREAD__
-#define SLOWER 12
+#define SLOWER 24
 #else
 #define SLOWER 1
 #endif
