@@ -370,13 +370,38 @@ static void begin_stepping(struct seq *s)
 	EMIT(s, 0x9d);
 }
 
+/* What kernels do all the time, and a translator therefore may not leave to others. */
+static void kernel_business(struct seq *s)
+{
+	switch (below(6)) {
+	case 0: EMIT(s, 0xfa); break;		  /* cli */
+	case 1: EMIT(s, 0xfb); break;		  /* sti */
+	case 2: EMIT(s, 0x0f, 0x01, 0xf8); break; /* swapgs */
+	case 3:
+		EMIT(s, 0x9c);
+		EMIT(s, 0x9d);
+		break;
+	case 4:
+		EMIT(s, 0x54);
+		EMIT(s, 0x5c);
+		break; /* push, pop rsp */
+	default:
+		EMIT(s, 0x9c);
+		random_insn(s, random_kind(), place(s));
+		EMIT(s, 0x9d);
+		break;
+	}
+}
+
 static void make_some(struct seq *s, unsigned n)
 {
 	while (n-- && s->budget) {
 		unsigned what = below(100);
 
 		s->budget--;
-		if (what < 52)
+		if (s->t->mode == MODE_KERNEL && chance(12))
+			kernel_business(s);
+		else if (what < 52)
 			random_insn(s, random_kind(), place(s));
 		else if (what < 66)
 			accesses(s);
