@@ -39,6 +39,7 @@
 #define JIT_BUCKETS    (1u << 15)
 #define JIT_CLASSES    3 /* privilege classes of the MMU */
 #define JIT_TLB	       256
+#define JIT_CROSSINGS  256
 #define JIT_TABLES     16	  /* of indirect targets: one per key */
 #define JIT_INSNS      (1u << 16) /* decoded instructions for the interpreter */
 #define JIT_JUMPS      (1u << 14)
@@ -216,7 +217,8 @@ struct jit {
 	 * faults there, which the interpreter deals with. */
 	uint32_t filled_site;
 	uint64_t filled_lin;
-	uint32_t dropped; /* times that groups were forgotten */
+	uint32_t dropped;		  /* times that groups were forgotten */
+	uint64_t no_block[JIT_CROSSINGS]; /* RIPs where an instruction crosses the page's end */
 	uint64_t gs_outside;
 	uint8_t tlb_global[TLB_ENTRIES];	       /* beside c->tlb: the page is global */
 	uint64_t contents;			       /* goes up when somebody may have written any code */

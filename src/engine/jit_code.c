@@ -150,6 +150,7 @@ void jit_flush(struct engine_cpu *c)
 	memset(j->table_of, 0, sizeof(j->table_of));
 	j->ntables = 0;
 	j->ninsns = 0;
+	memset(j->no_block, 0xff, sizeof(j->no_block));
 	j->used = j->thunks_end;
 	j->nblocks = j->nsites = j->nexits = j->nsteps = j->bytes_used = 0;
 	j->exit_id = JIT_NO_EXIT;

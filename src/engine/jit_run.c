@@ -330,10 +330,14 @@ static bool is_hot(struct jit *j, uint64_t rip)
 static struct jit_block *block_here(struct engine_cpu *c)
 {
 	struct jit_block *b = jit_find(c, c->rip);
+	uint64_t *none = &c->jit->no_block[heat_index(c->rip >> 4) & (JIT_CROSSINGS - 1)];
 
-	if (b || !is_hot(c->jit, c->rip))
+	if (b || *none == c->rip || !is_hot(c->jit, c->rip))
 		return b;
-	return jit_translate(c);
+	b = jit_translate(c);
+	if (!b && (c->rip & PAGE_OFFSET_MASK) > PAGE_SIZE - 15)
+		*none = c->rip; /* at worst: code that has changed since stays with the interpreter */
+	return b;
 }
 
 /* No block here: cold, or nothing to translate (an instruction on two pages), behind which there may be a block. */
