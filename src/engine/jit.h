@@ -38,7 +38,7 @@
 #define JIT_EXITS      (1u << 18)
 #define JIT_BUCKETS    (1u << 15)
 #define JIT_CLASSES    3 /* privilege classes of the MMU */
-#define JIT_TLB	       256
+#define JIT_TLB	       1024
 #define JIT_CROSSINGS  256
 #define JIT_TABLES     16	  /* of indirect targets: one per key */
 #define JIT_INSNS      (1u << 16) /* decoded instructions for the interpreter */
@@ -201,7 +201,8 @@ struct jit {
 	uint8_t table_of[JIT_KEYS]; /* of a key: number + 1 */
 	unsigned ntables;
 	struct {
-		uint8_t class, index;
+		uint8_t class;
+		uint16_t index;
 		bool write;
 	} local[JIT_LOCAL]; /* entries of tlb that are not global */
 	unsigned nlocal;    /* JIT_LOCAL + 1: more than these */

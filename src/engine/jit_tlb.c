@@ -112,7 +112,7 @@ static void note_local(struct jit *j, unsigned class, unsigned index, bool write
 {
 	if (j->nlocal < JIT_LOCAL) {
 		j->local[j->nlocal].class = (uint8_t) class;
-		j->local[j->nlocal].index = (uint8_t)index;
+		j->local[j->nlocal].index = (uint16_t)index;
 		j->local[j->nlocal++].write = write;
 	} else {
 		j->nlocal = JIT_LOCAL + 1;
