@@ -233,6 +233,8 @@ static long set_signal_mask(struct ioctl_call *c)
 #define FIXED_ROW_(request, sizes, handler) {request, sizes, L_VCPU, handler, #request, 0, 0, 0, false},
 
 static const struct ioctl_row rows[] = {
+    ROW(KVM_RUN, 0, 0, L_VCPU,
+	run), /* first: run_locked is its dispatch, for it comes too often for a search */
     FIXED(FIXED_ROW) ROW(KVM_NMI, 0, 0, L_VCPU, nmi),
     ROW(KVM_SMI, 0, 0, L_VCPU, smi),
     ROW(KVM_SET_LAPIC, sizeof(struct kvm_lapic_state), 0, L_VCPU | L_LAPIC, set_lapic),
@@ -255,7 +257,6 @@ static const struct ioctl_row rows[] = {
     ROW(KVM_SET_SIGNAL_MASK, 0, 0, L_VCPU, set_signal_mask),
 };
 
-/* KVM_RUN comes too often for the table. */
 static long run_locked(struct ioctl_call *c)
 {
 	struct mutex *m = vcpu_mutex(c->v);
@@ -273,7 +274,7 @@ long vcpu_ioctl(struct file *f, uint32_t request, unsigned long arg)
 	struct vcpu_handle *h = f->object;
 	struct ioctl_call c = {.file = f, .kvm = h->kvm, .h = h, .v = h->vcpu, .arg = arg};
 
-	if (likely(request == KVM_RUN))
+	if (likely(request == rows[0].request))
 		return run_locked(&c);
 	return ioctl_dispatch(rows, ARRAY_SIZE(rows), &c, request, -EINVAL);
 }
