@@ -295,7 +295,7 @@ extern unsigned jit_threshold;
 size_t jit_size(void);
 void jit_destroy(struct engine_cpu *c);
 /* Changes while generated code runs, sooner or later. */
-static inline uint64_t jit_progress(const struct jit *j)
+__attribute__((no_sanitize("thread"))) static inline uint64_t jit_progress(const struct jit *j)
 {
 	return *(const volatile uint64_t *)&j->stats.exits + *(const volatile uint64_t *)&j->stats.fills +
 	       *(const volatile uint64_t *)&j->stats.validations;
