@@ -67,7 +67,7 @@ static void end_vcpus(struct kvm *kvm)
 {
 	unsigned n = atomic_load(&kvm->vm.nr_vcpus);
 
-	irq_release_irqfds(kvm->vm.irq);
+	irq_stop(kvm->vm.irq); /* a tick of the PIT kicks vCPUs */
 	for (unsigned i = 0; i < n; i++)
 		vcpu_handle_destroy(kvm->handles[i]);
 }

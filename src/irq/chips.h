@@ -138,6 +138,8 @@ void pic_set(struct pic *p, unsigned which, const struct kvm_pic_state *s);
 
 /* -- ioapic.c -- */
 int ioapic_create(struct irq_vm *v); /* -ENOMEM, -ENOSPC */
+/* Its timer ends; nothing sets it again, for no vCPU runs and no line moves. */
+void ioapic_stop(struct irq_vm *v);
 void ioapic_destroy(struct irq_vm *v);
 int ioapic_set_line(struct ioapic *io, unsigned pin, unsigned source, bool level, bool status);
 bool ioapic_has_vector(const struct ioapic *io, uint8_t vector);

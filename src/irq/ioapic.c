@@ -344,14 +344,20 @@ int ioapic_create(struct irq_vm *v)
 	return 0;
 }
 
+void ioapic_stop(struct irq_vm *v)
+{
+	if (v->ioapic)
+		loop_timer_cancel(&v->ioapic->storm_timer);
+}
+
 void ioapic_destroy(struct irq_vm *v)
 {
 	if (!v->ioapic)
 		return;
+	ioapic_stop(v);
 	mutex_lock(v->slots_lock);
 	bus_unregister(v->bus, BUS_MMIO, &v->ioapic->dev);
 	mutex_unlock(v->slots_lock);
-	loop_timer_cancel(&v->ioapic->storm_timer);
 	base_free(v->ioapic);
 	v->ioapic = NULL;
 }

@@ -44,6 +44,9 @@ int irq_create(struct irq_vm **out, const struct irq_port *port, void *ctx, stru
 	       struct mutex *slots_lock);
 /* Detaches every irqfd; idempotent; first thing of the VM file's release. */
 void irq_release_irqfds(struct irq_vm *v);
+/* Nobody calls up any more on a thread of ours: irqfds, the PIT and the IOAPIC's timer end. Before the vCPUs do; takes
+ * slots_lock. Idempotent. */
+void irq_stop(struct irq_vm *v);
 /* No vCPU left; before bus_destroy, and takes slots_lock. */
 void irq_destroy(struct irq_vm *v);
 enum irq_mode irq_get_mode(const struct irq_vm *v);

@@ -34,12 +34,18 @@ out_free:
 	return r;
 }
 
+void irq_stop(struct irq_vm *v)
+{
+	irq_release_irqfds(v);
+	pit_destroy(v);
+	ioapic_stop(v);
+}
+
 void irq_destroy(struct irq_vm *v)
 {
 	if (!v)
 		return;
-	irq_release_irqfds(v);
-	pit_destroy(v);
+	irq_stop(v);
 	ioapic_destroy(v);
 	pic_destroy(v);
 	irq_routing_free(v);
