@@ -216,4 +216,14 @@ static inline void gu_window(struct gu *g, unsigned n, uint64_t gpa)
 	((uint64_t *)(g->vm.ram + GU_PT))[n] = gpa | 0x67;
 }
 
+/* The vCPU's local APIC on, spurious vector 255. */
+static inline void gu_enable_lapic(struct ku_vcpu *cpu)
+{
+	struct kvm_lapic_state l;
+
+	KU_CHECK(ioctl(cpu->fd, KVM_GET_LAPIC, &l) == 0);
+	memcpy(l.regs + 0xf0, &(uint32_t){0x1ff}, 4);
+	KU_CHECK(ioctl(cpu->fd, KVM_SET_LAPIC, &l) == 0);
+}
+
 #endif

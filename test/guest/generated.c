@@ -155,15 +155,6 @@ struct pair {
 	struct ru run[2];
 };
 
-static void enable_lapic(struct ku_vcpu *cpu)
-{
-	struct kvm_lapic_state l;
-
-	KU_CHECK(ioctl(cpu->fd, KVM_GET_LAPIC, &l) == 0);
-	memcpy(l.regs + 0xf0, &(uint32_t){0x1ff}, 4);
-	KU_CHECK(ioctl(cpu->fd, KVM_SET_LAPIC, &l) == 0);
-}
-
 static void gate(struct gu *g, unsigned vector, uint32_t at)
 {
 	uint64_t *e = (uint64_t *)(g->vm.ram + GU_IDT + vector * 16);
@@ -205,8 +196,8 @@ static void make_pair(struct pair *p)
 	s.apic_base &= ~0x100ULL;
 	ku_set_sregs(&p->ap, &s);
 	KU_CHECK(ioctl(p->ap.fd, KVM_SET_MP_STATE, &mp) == 0);
-	enable_lapic(&p->g.cpu);
-	enable_lapic(&p->ap);
+	gu_enable_lapic(&p->g.cpu);
+	gu_enable_lapic(&p->ap);
 	ku_reset_regs(&p->ap, CODE1, STACK1);
 	p->run[0] = (struct ru){.cpu = &p->g.cpu};
 	p->run[1] = (struct ru){.cpu = &p->ap};

@@ -29,15 +29,6 @@ struct env {
 	struct ru run[2];
 };
 
-static void enable_lapic(struct ku_vcpu *cpu)
-{
-	struct kvm_lapic_state l;
-
-	KU_CHECK(ioctl(cpu->fd, KVM_GET_LAPIC, &l) == 0);
-	memcpy(l.regs + 0xf0, &(uint32_t){0x1ff}, 4);
-	KU_CHECK(ioctl(cpu->fd, KVM_SET_LAPIC, &l) == 0);
-}
-
 static int setup(void **state)
 {
 	static struct env e;
@@ -45,8 +36,8 @@ static int setup(void **state)
 	gu_start_chips(&e.g, GU_LONG, true);
 	ku_vcpu_create(&e.g.vm, 1, &e.ap);
 	gu_window(&e.g, APIC_W, 0xfee00000);
-	enable_lapic(&e.g.cpu);
-	enable_lapic(&e.ap);
+	gu_enable_lapic(&e.g.cpu);
+	gu_enable_lapic(&e.ap);
 	e.run[0] = (struct ru){.cpu = &e.g.cpu};
 	e.run[1] = (struct ru){.cpu = &e.ap};
 	*state = &e;
@@ -72,7 +63,7 @@ static void make_equal(struct env *e)
 	s.apic_base &= ~0x100ULL;
 	ku_set_sregs(&e->ap, &s);
 	KU_CHECK(ioctl(e->ap.fd, KVM_SET_MP_STATE, &mp) == 0);
-	enable_lapic(&e->ap); /* INIT switched it off */
+	gu_enable_lapic(&e->ap); /* INIT switched it off */
 	ku_reset_regs(&e->ap, CODE1, STACK1);
 }
 
