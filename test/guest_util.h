@@ -226,4 +226,17 @@ static inline void gu_enable_lapic(struct ku_vcpu *cpu)
 	KU_CHECK(ioctl(cpu->fd, KVM_SET_LAPIC, &l) == 0);
 }
 
+/* Lets the guest wait, halted, until it takes an interrupt; its vector. */
+static inline unsigned gu_wait_irq(struct gu *g)
+{
+	static const uint8_t code[] = {0xfb, 0xf4, 0xeb, 0xfd}; /* sti; 1: hlt; jmp 1b */
+	struct kvm_regs r;
+
+	gu_code(g, code, sizeof(code), 0);
+	assert_int_equal(ku_run(&g->cpu), KVM_EXIT_IO);
+	assert_int_equal(g->cpu.run->io.port, 0xe0);
+	ku_get_regs(&g->cpu, &r);
+	return (unsigned)*(uint64_t *)(g->vm.ram + r.rsp);
+}
+
 #endif

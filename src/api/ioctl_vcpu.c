@@ -233,8 +233,8 @@ static long set_signal_mask(struct ioctl_call *c)
 #define FIXED_ROW_(request, sizes, handler) {request, sizes, L_VCPU, handler, #request, 0, 0, 0, false},
 
 static const struct ioctl_row rows[] = {
-    ROW(KVM_RUN, 0, 0, L_VCPU,
-	run), /* first: run_locked is its dispatch, for it comes too often for a search */
+    /* First: run_locked is its dispatch, for it comes too often for a search. */
+    ROW(KVM_RUN, 0, 0, L_VCPU, run),
     FIXED(FIXED_ROW) ROW(KVM_NMI, 0, 0, L_VCPU, nmi),
     ROW(KVM_SMI, 0, 0, L_VCPU, smi),
     ROW(KVM_SET_LAPIC, sizeof(struct kvm_lapic_state), 0, L_VCPU | L_LAPIC, set_lapic),

@@ -140,7 +140,8 @@ bool jit_op(struct making *m);
 /* The instruction's bytes with other register fields. reg: ModRM.reg; rm: a register, or -1 for the place m->at; opc: the
  * register in the opcode byte, or -1; vvvv: VEX's. */
 void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvvv);
-bool jit_writes(const ZydisDecodedOperand *o);
+/* Prefixes of an instruction that is copied: with more, a copy with its longer operand might be too long. */
+#define JIT_MAX_PREFIXES 3
 /* Pushes what waits in jit->tmp. */
 void jit_push_tmp(struct making *m);
 /* An instruction for the interpreter. */

@@ -106,11 +106,6 @@ static bool sort_operands(const struct making *m, struct operands *ops)
 	return true;
 }
 
-bool jit_writes(const ZydisDecodedOperand *o)
-{
-	return o->actions & (ZYDIS_OPERAND_ACTION_WRITE | ZYDIS_OPERAND_ACTION_CONDWRITE);
-}
-
 /* The renamed host register of an operand; loads what lives in memory into `temp`. */
 static unsigned rename_in(struct making *m, const ZydisDecodedOperand *o, unsigned temp)
 {
@@ -296,13 +291,10 @@ static bool copy_division(struct making *m, const struct operands *ops)
 	return true;
 }
 
-/* More, and a copy with its longer operand might be longer than an instruction can be. */
-#define MAX_PREFIXES 3
-
 /* Instructions that may be copied, if their operands allow. */
 static bool copyable(const ZydisDecodedInstruction *in)
 {
-	if (in->raw.prefix_count > MAX_PREFIXES ||
+	if (in->raw.prefix_count > JIT_MAX_PREFIXES ||
 	    in->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE |
 			      ZYDIS_ATTRIB_HAS_XACQUIRE | ZYDIS_ATTRIB_HAS_XRELEASE | ZYDIS_ATTRIB_HAS_VEX |
 			      ZYDIS_ATTRIB_HAS_EVEX | ZYDIS_ATTRIB_HAS_XOP))
@@ -619,8 +611,7 @@ static bool op_branch(struct making *m)
 		return false;
 	if (!relative)
 		return op_indirect(m, m->d.in.mnemonic == ZYDIS_MNEMONIC_CALL);
-	if ((m->d.in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && op >> 4 == 7) ||
-	    (m->d.in.opcode_map == ZYDIS_OPCODE_MAP_0F && op >> 4 == 8)) {
+	if (trace_is_jcc(m->i)) {
 		jit_count(m);
 		op_jcc(m, op & 15, target);
 		return true;

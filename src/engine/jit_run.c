@@ -214,7 +214,6 @@ static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, str
 {
 	unsigned k = s->index, until = step_of(c->jit, b, k)->until;
 	struct jit *j = c->jit;
-	bool in_vain = until > k;
 
 	if (unlikely(j->by_mnemonic)) {
 		jit_stats_site(j, s);
@@ -226,7 +225,7 @@ static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, str
 		if (k == s->index && s->kind != SITE_CALL && !s->member && fill_after(c, s))
 			until = k;
 	} while (k++ < until);
-	if (in_vain && until > s->index && look_in_vain(j, b))
+	if (until > s->index && look_in_vain(j, b))
 		return 0;
 	if (unlikely(j->by_mnemonic))
 		c->retired -= step_of(j, b, k)->uncounted;

@@ -18,7 +18,7 @@ static bool is_relative(const struct trace_insn *i)
 	       i->d.in.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR;
 }
 
-static bool is_jcc(const struct trace_insn *i)
+bool trace_is_jcc(const struct trace_insn *i)
 {
 	unsigned op = i->d.in.opcode;
 
@@ -65,7 +65,7 @@ static enum trace_way way_of(struct jit *j, const struct trace *t, struct trace_
 		i->target = i->next + i->d.op[0].imm.value.u;
 		near = is_canonical(i->target) && same_page(i->target, i->rip);
 	}
-	if (is_jcc(i))
+	if (trace_is_jcc(i))
 		return near && expect_taken(j, t, i) ? WAY_TAKEN : WAY_ON;
 	if (!leads_away(i))
 		return WAY_ON;
@@ -178,11 +178,6 @@ bool trace_address(const struct trace_insn *i, const ZydisDecodedOperand *o, str
 	return true;
 }
 
-static bool writes(const ZydisDecodedOperand *o)
-{
-	return o->actions & (ZYDIS_OPERAND_ACTION_WRITE | ZYDIS_OPERAND_ACTION_CONDWRITE);
-}
-
 static void access_add(struct trace_insn *i, const struct address *a, unsigned size, bool write)
 {
 	if (size && size <= 64)
@@ -209,7 +204,7 @@ static void find_accesses(struct trace_insn *i)
 			const ZydisDecodedOperand *o = &i->d.op[k];
 
 			if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && trace_address(i, o, &a))
-				access_add(i, &a, o->size / 8, writes(o));
+				access_add(i, &a, o->size / 8, jit_writes(o));
 		}
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
@@ -303,7 +298,7 @@ static void learn(struct known *w, const struct trace_insn *i)
 		const ZydisDecodedOperand *o = &i->d.op[k];
 		int n = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? decode_gpr_number(o->reg.value) : -1;
 
-		if (n >= 0 && writes(o) &&
+		if (n >= 0 && jit_writes(o) &&
 		    (n != RSP || o->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT || !moves_stack(i)))
 			forget(w, n >= 16 ? n - 16 : n);
 	}

@@ -75,6 +75,12 @@ struct trace {
 
 /* Collects the trace at c->rip from t->page and finds its groups, none if `plain`. 0 instructions: none is whole there. */
 void trace_make(struct engine_cpu *c, struct trace *t, bool plain);
+/* A conditional branch that jit_op makes an exit of. */
+bool trace_is_jcc(const struct trace_insn *i);
+static inline bool jit_writes(const ZydisDecodedOperand *o)
+{
+	return o->actions & (ZYDIS_OPERAND_ACTION_WRITE | ZYDIS_OPERAND_ACTION_CONDWRITE);
+}
 /* The address of a memory operand; false if the form is left to the interpreter. */
 bool trace_address(const struct trace_insn *i, const ZydisDecodedOperand *o, struct address *a);
 

@@ -232,7 +232,7 @@ bool jit_vector_op(struct making *m)
 
 	if (in->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || in->mnemonic == ZYDIS_MNEMONIC_VZEROALL)
 		return clear_registers(m);
-	if (in->raw.prefix_count > 3 || !(in->attributes & ZYDIS_ATTRIB_HAS_MODRM) ||
+	if (in->raw.prefix_count > JIT_MAX_PREFIXES || !(in->attributes & ZYDIS_ATTRIB_HAS_MODRM) ||
 	    excluded(in->mnemonic) || !sort_operands(m, &v))
 		return false;
 	v.any_vector |= moves_mxcsr(in->mnemonic) || insn_uses_mxcsr(&m->d);

@@ -232,20 +232,6 @@ static void clock_page(void **state)
 
 /* -- SynIC -- */
 
-KU_ASM(wait_irq, 64, "sti\n 1: hlt\n jmp 1b");
-
-/* Runs until the guest takes an interrupt; its vector. */
-static unsigned irq(void)
-{
-	struct kvm_regs r;
-
-	gu_code(&g, wait_irq, (size_t)(wait_irq_end - wait_irq), 0);
-	assert_int_equal(ku_run(&g.cpu), KVM_EXIT_IO);
-	assert_int_equal(g.cpu.run->io.port, 0xe0);
-	ku_get_regs(&g.cpu, &r);
-	return (unsigned)*(uint64_t *)(g.vm.ram + r.rsp);
-}
-
 static void eoi(void)
 {
 	assert_int_equal(guest_wrmsr(0x40000070, 0), 0);
@@ -290,7 +276,7 @@ static void timers(void **state)
 	assert_int_equal(guest_wrmsr(STIMER0, 2 << 16 | 1 << 3), 0); /* enabled by its count */
 	now = host_rdmsr(REF_COUNT);
 	assert_int_equal(guest_wrmsr(STIMER0 + 1, now + 200000), 0); /* 20 ms */
-	assert_int_equal(irq(), 0x31);
+	assert_int_equal(gu_wait_irq(&g), 0x31);
 	assert_true(host_rdmsr(REF_COUNT) >= now + 200000);
 	assert_int_equal(slot[0], 0x80000010);
 	assert_int_equal(*(volatile uint64_t *)&slot[6], now + 200000);
@@ -304,7 +290,7 @@ static void timers(void **state)
 	assert_int_equal(guest_wrmsr(EOM, 0), 0);
 	assert_int_equal(slot[0], 0x80000010);
 	assert_int_equal(guest_wrmsr(0x40000072, 0), 0);
-	assert_int_equal(irq(), 0x31);
+	assert_int_equal(gu_wait_irq(&g), 0x31);
 	eoi();
 }
 
@@ -320,7 +306,7 @@ static void direct(void **state)
 	assert_int_equal(guest_wrmsr(STIMER0, 1 << 12 | 0x33 << 4 | 1 << 3 | 1 << 1), 0);
 	assert_int_equal(guest_wrmsr(STIMER0 + 1, 50000), 0); /* every 5 ms */
 	for (unsigned i = 0; i < 4; i++)
-		assert_int_equal(irq(), 0x33);
+		assert_int_equal(gu_wait_irq(&g), 0x33);
 	assert_int_equal(host_rdmsr(STIMER0) & 1, 1);
 	assert_int_equal(guest_wrmsr(STIMER0, 0), 0);
 	assert_int_equal(guest_rdmsr(0x40000072, &tpr), 0);
@@ -347,7 +333,7 @@ static void sint_route(void **state)
 	fd.resamplefd = (uint32_t)eventfd(0, EFD_NONBLOCK);
 	assert_int_equal(ku_errno(g.vm.fd, KVM_IRQFD, &fd), 0);
 	KU_CHECK(write((int)fd.fd, &one, 8) == 8);
-	assert_int_equal(irq(), 0x31);
+	assert_int_equal(gu_wait_irq(&g), 0x31);
 	assert_int_equal(read((int)fd.resamplefd, &one, 8), -1);
 	eoi();
 	assert_int_equal(read((int)fd.resamplefd, &one, 8), 8);
@@ -393,7 +379,7 @@ static void calls(void **state)
 	apic_on();
 	assert_int_equal(guest_call(0x0b | 1 << 16, 0x3e, 1, &r), 0);
 	assert_int_equal(r, 0);
-	assert_int_equal(irq(), 0x3e);
+	assert_int_equal(gu_wait_irq(&g), 0x3e);
 	assert_int_equal(guest_call(0x0b | 1 << 16, 0x0f, 1, &r), 0);
 	assert_int_equal(r, 3);
 	close(e.fd);

@@ -30,7 +30,6 @@ KU_ASM(do_vmcall, 64, "vmcall\n out %al, $0xe1\n hlt");
 KU_ASM(do_vmmcall, 64, "vmmcall\n out %al, $0xe1\n hlt");
 KU_ASM(by_page, 64, "mov $0x30220, %ebx\n call *%rbx\n out %al, $0xe1\n hlt"); /* entry 17 */
 KU_ASM(do_wrmsr, 64, "wrmsr\n out %al, $0xe1\n hlt");
-KU_ASM(wait_irq, 64, "sti\n 1: hlt\n jmp 1b");
 KU_ASM(look, 64, "sti\n nop\n nop\n cli\n out %al, $0xe1\n hlt");
 
 static bool amd(void)
@@ -162,15 +161,11 @@ static unsigned taken(void)
 /* Waits for an interrupt, halted. */
 static unsigned waited(void)
 {
-	struct kvm_regs r;
+	unsigned vector = gu_wait_irq(&g);
 
-	gu_code(&g, wait_irq, (size_t)(wait_irq_end - wait_irq), 0);
-	assert_int_equal(ku_run(&g.cpu), KVM_EXIT_IO);
-	assert_int_equal(g.cpu.run->io.port, 0xe0);
-	ku_get_regs(&g.cpu, &r);
 	*(g.vm.ram + INFO) = 0;
 	*word(INFO + 8) = 0;
-	return (unsigned)*(uint64_t *)(g.vm.ram + r.rsp);
+	return vector;
 }
 
 /* Seen to fail without set_gpa's look at the page's end. */
