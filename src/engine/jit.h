@@ -42,7 +42,7 @@
 #define JIT_CROSSINGS  256
 #define JIT_TABLES     16	  /* of indirect targets: one per key */
 #define JIT_INSNS      (1u << 16) /* decoded instructions for the interpreter */
-#define JIT_JUMPS      (1u << 14)
+#define JIT_JUMPS      (1u << 16)
 #define JIT_LOCAL      96
 #define JIT_HEAT       (1u << 14)
 #define JIT_PAGES      4096 /* buckets of blocks by page */

@@ -57,6 +57,17 @@ struct path {
 	unsigned calls;
 };
 
+/* A store to where the return address of the call before it lies, as in a retpoline: the return leads elsewhere. */
+static bool replaces_return(const struct trace *t, const struct trace_insn *i)
+{
+	const ZydisDecodedOperand *o = &i->d.op[0];
+
+	return t->n && t->insn[t->n - 1].way == WAY_TAKEN &&
+	       t->insn[t->n - 1].d.in.meta.category == ZYDIS_CATEGORY_CALL &&
+	       o->type == ZYDIS_OPERAND_TYPE_MEMORY && jit_writes(o) && o->mem.base == ZYDIS_REGISTER_RSP &&
+	       o->mem.index == ZYDIS_REGISTER_NONE && !o->mem.disp.value;
+}
+
 static enum trace_way way_of(struct jit *j, const struct trace *t, struct trace_insn *i, struct path *p)
 {
 	bool near = false;
@@ -65,6 +76,8 @@ static enum trace_way way_of(struct jit *j, const struct trace *t, struct trace_
 		i->target = i->next + i->d.op[0].imm.value.u;
 		near = is_canonical(i->target) && same_page(i->target, i->rip);
 	}
+	if (p->calls && replaces_return(t, i))
+		p->calls--;
 	if (trace_is_jcc(i))
 		return near && expect_taken(j, t, i) ? WAY_TAKEN : WAY_ON;
 	if (!leads_away(i))
