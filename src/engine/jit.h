@@ -19,6 +19,7 @@
  *	jit_access.c	memory operands
  *	jit_op.c	one guest instruction
  *	jit_vector.c	vector instructions
+ *	jit_bits.c	bit strings in memory
  *	jit_system.c	instructions of a kernel's everyday work
  *	jit_block.c	a block: what belongs to it, its head and its exits
  *	jit_thunk.c	between generated code and C
@@ -187,7 +188,8 @@ struct jit {
 	uint32_t vector_want; /* jit_slow: to be loaded before its site goes on */
 	uint32_t slow_site;
 	uint64_t mask_if, mask_not_if, mask_smap, mask_arith, mask_not_arith;
-	uint64_t sti_opened; /* not 0: the last STI of generated code did open the shadow */
+	uint64_t mask_bit[3]; /* number of a bit in an operand of 2, 4, 8 bytes */
+	uint64_t sti_opened;  /* not 0: the last STI of generated code did open the shadow */
 	uint64_t tmp, lin;
 	/* For pext: bits that an aligned access of 1, 2, 4 ... 64 bytes in a page does not have. */
 	uint64_t mask_near[7];

@@ -79,6 +79,8 @@ static void set_constants(struct engine_cpu *c)
 	j->mask_smap = CR4_SMAP;
 	j->mask_arith = FLAGS_ARITH;
 	j->mask_not_arith = ~FLAGS_ARITH;
+	for (unsigned k = 0; k < ARRAY_SIZE(j->mask_bit); k++)
+		j->mask_bit[k] = (16U << k) - 1;
 	j->self = (uint64_t)c;
 	j->helper = (uint64_t)jit_slow;
 	j->fill = (uint64_t)jit_fill;

@@ -110,6 +110,15 @@ void e_pdep(struct emit *e, unsigned reg, unsigned src, uint32_t off)
 	pext_pdep(e, 3, reg, src, off);
 }
 
+void e_sarx(struct emit *e, unsigned reg, unsigned rm, unsigned count)
+{
+	e8(e, 0xc4);
+	e8(e, (~reg >> 3 & 1) << 7 | 0x40 | (~rm >> 3 & 1) << 5 | 2);
+	e8(e, 0x80 | (~count & 15) << 3 | 2);
+	e8(e, 0xf7);
+	e8(e, 3 << 6 | (reg & 7) << 3 | (rm & 7));
+}
+
 void e_crc32(struct emit *e, unsigned reg, unsigned rm)
 {
 	e8(e, 0xf2);

@@ -74,6 +74,8 @@ void e_mov_imm(struct emit *e, unsigned reg, uint64_t imm);
 /* pext, pdep reg, src, gs:[off] */
 void e_pext(struct emit *e, unsigned reg, unsigned src, uint32_t off);
 void e_pdep(struct emit *e, unsigned reg, unsigned src, uint32_t off);
+/* sarx reg, rm, count: 64 bits */
+void e_sarx(struct emit *e, unsigned reg, unsigned rm, unsigned count);
 /* crc32 reg, rm of 8 bytes: no flags */
 void e_crc32(struct emit *e, unsigned reg, unsigned rm);
 /* jmp gs:[off] */
@@ -140,6 +142,8 @@ bool jit_op(struct making *m);
 /* The instruction's bytes with other register fields. reg: ModRM.reg; rm: a register, or -1 for the place m->at; opc: the
  * register in the opcode byte, or -1; vvvv: VEX's. */
 void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvvv);
+/* Nothing among its prefixes or in its encoding hinders a copy. */
+bool jit_plain_form(const ZydisDecodedInstruction *in);
 /* Prefixes of an instruction that is copied: with more, a copy with its longer operand might be too long. */
 #define JIT_MAX_PREFIXES 3
 /* Pushes what waits in jit->tmp. */
@@ -155,6 +159,9 @@ int jit_host_of(int n);
 
 /* -- jit_vector.c: vector instructions, and general ones with VEX -- */
 bool jit_vector_op(struct making *m);
+
+/* -- jit_bits.c: BT, BTS, BTR, BTC of a bit string in memory -- */
+bool jit_bit_string(struct making *m);
 
 /* -- jit_system.c: privileged ones, and PUSHF -- */
 bool jit_system_op(struct making *m);

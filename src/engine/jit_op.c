@@ -291,13 +291,18 @@ static bool copy_division(struct making *m, const struct operands *ops)
 	return true;
 }
 
+bool jit_plain_form(const ZydisDecodedInstruction *in)
+{
+	return in->raw.prefix_count <= JIT_MAX_PREFIXES &&
+	       !(in->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE |
+				   ZYDIS_ATTRIB_HAS_XACQUIRE | ZYDIS_ATTRIB_HAS_XRELEASE |
+				   ZYDIS_ATTRIB_HAS_VEX | ZYDIS_ATTRIB_HAS_EVEX | ZYDIS_ATTRIB_HAS_XOP));
+}
+
 /* Instructions that may be copied, if their operands allow. */
 static bool copyable(const ZydisDecodedInstruction *in)
 {
-	if (in->raw.prefix_count > JIT_MAX_PREFIXES ||
-	    in->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE |
-			      ZYDIS_ATTRIB_HAS_XACQUIRE | ZYDIS_ATTRIB_HAS_XRELEASE | ZYDIS_ATTRIB_HAS_VEX |
-			      ZYDIS_ATTRIB_HAS_EVEX | ZYDIS_ATTRIB_HAS_XOP))
+	if (!jit_plain_form(in))
 		return false;
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_ADD:
@@ -358,7 +363,7 @@ static bool copyable(const ZydisDecodedInstruction *in)
 	case ZYDIS_MNEMONIC_BTS:
 	case ZYDIS_MNEMONIC_BTR:
 	case ZYDIS_MNEMONIC_BTC:
-		/* A register index into memory reaches beyond the operand. */
+		/* A register index into memory reaches beyond the operand: jit_bit_string. */
 		return in->opcode == 0xba || in->raw.modrm.mod == 3;
 	default:
 		return (in->mnemonic >= ZYDIS_MNEMONIC_SETB && in->mnemonic <= ZYDIS_MNEMONIC_SETZ &&
@@ -649,7 +654,7 @@ bool jit_op(struct making *m)
 	    m->d.in.meta.category == ZYDIS_CATEGORY_UNCOND_BR || m->d.in.meta.category == ZYDIS_CATEGORY_CALL)
 		return op_branch(m);
 	if (!copyable(&m->d.in))
-		return jit_system_op(m) || jit_vector_op(m);
+		return jit_bit_string(m) || jit_system_op(m) || jit_vector_op(m);
 	if (!sort_operands(m, &ops))
 		return !divides(m) && copy_verbatim(m);
 	if ((m->d.in.attributes & ZYDIS_ATTRIB_HAS_LOCK) && !ops.mem)

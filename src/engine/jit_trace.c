@@ -204,6 +204,13 @@ static void access_stack(struct trace_insn *i, int base, int64_t disp, bool writ
 		access_add(i, &(struct address){.base = base, .index = -1, .disp = disp}, 8, write);
 }
 
+/* BT and its like with a register index: the access is not where the operand says. */
+static bool is_bit_string(const ZydisDecodedInstruction *in)
+{
+	return in->opcode_map == ZYDIS_OPCODE_MAP_0F &&
+	       (in->opcode == 0xa3 || in->opcode == 0xab || in->opcode == 0xb3 || in->opcode == 0xbb);
+}
+
 /* The accesses as jit_op will ask for them. */
 static void find_accesses(struct trace_insn *i)
 {
@@ -211,8 +218,8 @@ static void find_accesses(struct trace_insn *i)
 	struct address a;
 
 	i->naccess = 0;
-	if (in->mnemonic != ZYDIS_MNEMONIC_LEA && in->meta.category != ZYDIS_CATEGORY_PREFETCH &&
-	    in->meta.category != ZYDIS_CATEGORY_WIDENOP)
+	if (in->mnemonic != ZYDIS_MNEMONIC_LEA && !is_bit_string(in) &&
+	    in->meta.category != ZYDIS_CATEGORY_PREFETCH && in->meta.category != ZYDIS_CATEGORY_WIDENOP)
 		for (unsigned k = 0; k < in->operand_count && !i->naccess; k++) {
 			const ZydisDecodedOperand *o = &i->d.op[k];
 

@@ -20,7 +20,7 @@ struct address {
 	unsigned scale; /* a shift */
 	int64_t disp;
 	bool absolute; /* disp is all of it */
-	uint32_t seg;  /* offset of the segment's base in struct engine_cpu, 0 = none */
+	uint32_t seg;  /* offset from GS of a word to be added, a segment's base mostly; 0 = none */
 };
 
 #define NO_GROUP (-1)
