@@ -67,11 +67,13 @@ torture:
 	@tools/torture.sh $(TB) $(TIME) $(T)
 
 # The engine against the host's CPU and the translator against the interpreter, TIME seconds a tier; DIFF="--mode 64
-# --seed 7 ...": more options (test/engine/diff.c). Coverage goes to TB/log/coverage-TIER.
+# --seed 7 ...": more options (test/engine/diff.c), of which "--count 100000000" makes the numbers of instructions the goal
+# and not the time. Coverage goes to TB/log/coverage-TIER, what was run and its rates to TB/log/diff-TIER.
 diff: $(TB)/test/engine/diff
 	@mkdir -p $(TB)/log
-	$(Q)for e in interp jit:0; do echo "-- $$e"; USERKVM_ENGINE=$$e $(TB)/test/engine/diff --time $(TIME) \
-		--coverage $(TB)/log/coverage-$${e%:*} $(DIFF) || exit 1; done
+	$(Q)for e in interp jit:0; do echo "-- $$e"; rm -f $(TB)/log/diff-$${e%:*}; \
+		USERKVM_ENGINE=$$e $(TB)/test/engine/diff --time $(TIME) --coverage $(TB)/log/coverage-$${e%:*} \
+		--summary $(TB)/log/diff-$${e%:*} $(DIFF) || exit 1; done
 
 # The programs that speak only the KVM ABI, on the machine's own /dev/kvm, gently.
 oracle:

@@ -20,6 +20,7 @@
 #define DATA	   0x20000000UL
 #define DATA_PAGES 16
 #define DATA_SIZE  (DATA_PAGES * PAGE_SIZE)
+#define DATA_PIECE 64	     /* what is copied together */
 #define STACK_AT   0x4800    /* where the stack pointer starts, in the data area */
 #define REAL_DATA  0x80000UL /* real mode: the areas once more, where a loaded segment register leads to */
 #define REAL_CODE  0x90000UL
@@ -122,7 +123,10 @@ void engine_side_kick(void);
 /* Signals at random times while tests run that want to be disturbed. */
 void disturb_init(void);
 void disturb_on(bool on);
-extern uint64_t disturb_signals, disturb_interrupts;
+struct disturb_counts {
+	uint64_t signals, interrupts;
+};
+extern struct disturb_counts *disturb_counts;
 
 /* -- Random numbers (splitmix) -- */
 extern uint64_t rng_state;
@@ -143,6 +147,12 @@ static inline bool chance(unsigned percent)
 	return below(100) < percent;
 }
 
+/* -- Values (diff_values_part.c) -- */
+uint64_t random_value(void);
+void random_bytes(uint8_t *p, unsigned len);
+/* Zeroed memory that children share: what is counted. Ends the program if there is none. */
+void *shared_memory(size_t size);
+
 /* -- Instructions -- */
 enum form { FORM_REG, FORM_MEM, FORM_STRADDLE, FORM_FAULT, FORMS };
 struct tinsn {
@@ -152,6 +162,7 @@ struct tinsn {
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	uint8_t form; /* enum form, filled when generated */
+	uint8_t aim;  /* the form that the coverage table wants, FORMS: any */
 	bool helper;  /* a MOV that sets an address register */
 	bool dead;    /* shrinking: NOPs stand in its place */
 };
@@ -163,13 +174,17 @@ struct test {
 	bool step;    /* the trap flag's handler counts and goes back */
 	bool disturb; /* of the engine under test */
 	bool against; /* the interpreter, not the host */
+	bool third;   /* the host, and the interpreter too */
 	struct tinsn insn[MAX_SEQ];
 	unsigned n;
+	struct tinsn drawn; /* the first one, before its operands were steered */
+	bool alone;	    /* ... and it is the only one */
 	uint32_t code_at, code_len;
 	uint8_t role[16]; /* of a sequence's registers (diff_seq_part.c) */
 	struct tstate in;
 	uint8_t code[CODE_PAGES * PAGE_SIZE];
 	uint8_t data[DATA_SIZE];
+	uint64_t dirty[DATA_SIZE / DATA_PIECE / 64]; /* pieces of `data` that no side has yet */
 };
 
 int gpr_number(ZydisRegister r); /* -1: none */
@@ -187,10 +202,15 @@ struct gen_place {
 	int32_t disp;
 };
 bool gen_insn_at(int mode, struct tinsn *out, enum gen_kind kind, const struct gen_place *place);
-extern enum form gen_form; /* the form that the last gen_insn wants for its memory operand */
+/* Do cells of the mode lack tests? */
+bool gen_lacks(int mode);
 
 /* -- Tests (diff_make_part.c) -- */
 void test_make(struct test *t, int mode, unsigned insns, const char *only);
+/* The same instruction, if the test has but one, with another state and operand; false: no cell of it needs it. */
+bool test_again(struct test *t);
+/* No instructions, and INT3 where those of the last test were. */
+void test_clear_code(struct test *t);
 /* A sequence: blocks, loops, calls, accesses off shared bases. `against`: for the interpreter's comparison. */
 void seq_make(struct test *t, int mode, bool against);
 /* New values in the registers of a sequence. */
@@ -202,8 +222,10 @@ uint64_t segment_base(const struct test *t, int mode, unsigned seg);
 /* -- Running and comparing (diff_compare_part.c) -- */
 enum verdict { SAME, DIFFERS, SKIPPED };
 enum verdict test_run(const struct test *t, struct outcome *nat, struct outcome *eng);
-/* Takes the memory that the host left as the next test's. */
+/* Behind a test that was the same: takes the memory that it left as the next one's. */
 void test_keep_memory(struct test *t);
+/* The next test runs on other sides, or with another test's data: all of it is loaded. */
+void test_out_of_sync(void);
 unsigned test_compare(const struct test *t, const struct outcome *nat, const struct outcome *eng, bool print);
 /* Cuts a test that differs down to its shortest form that still does. */
 void test_shrink(struct test *t);
@@ -220,15 +242,30 @@ bool same_fault(const struct tinsn *i, int nat, int eng);
 bool memory_undefined(const struct tinsn *i);
 bool vector_undefined(const struct tinsn *i, const struct outcome *o);
 
+/* -- Coverage (diff_cover_part.c) -- */
 unsigned cover_size(const struct tinsn *i);
-/* A test of the instruction that was to be of form `aimed` and was of form `form`. */
-void cover_count(int mode, const struct tinsn *i, enum form aimed, enum form form);
-/* About how many tests the thinnest form of these had, and which form that is. */
-uint64_t cover_had(int mode, unsigned mnemonic, unsigned size, bool mem, enum form *form);
+void cover_init(void);
 void cover_known(int mode, const struct tinsn *i);
-/* The sums and the cells that lack tests; the whole table to `file` if that is not NULL. */
-void cover_print(const char *file);
+/* A test of the instruction that was to be of form `aimed` (FORMS: of any) and was of form `form`, and how it ended. */
+void cover_count(int mode, const struct tinsn *i, enum form aimed, enum form form, int vector);
+/* A test of it that was not compared. */
+void cover_skipped(int mode, const struct tinsn *i);
+/* Random bits do not make this one. */
+void cover_not_drawn(int mode, unsigned mnemonic, unsigned size, enum form form);
+/* Does the cell need tests? */
+bool cover_wants(int mode, unsigned mnemonic, unsigned size, enum form form);
+/* The form of this instruction that needs them most, or FORMS. */
+enum form cover_pick(int mode, const struct tinsn *i);
+struct cover_sums {
+	unsigned cells, full, empty_why, few_why, empty, few; /* _why: with a reason */
+	uint64_t tests;
+};
+struct cover_sums cover_sums(int mode);
+/* The sums of every mode that was tested, to the end of `summary` too; the whole table to `file`. Both may be NULL. */
+void cover_print(const char *file, const char *summary);
+
 /* How tests of a kind ended; printed and forgotten. */
+void outcome_init(void);
 void outcome_count(const struct test *t, const struct outcome *o);
 void outcome_print(void);
 

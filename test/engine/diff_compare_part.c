@@ -9,6 +9,8 @@ static const char *const gpr_name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp
 					 "r8",	"r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 static const char *const seg_name[6] = {"es", "cs", "ss", "ds", "fs", "gs"};
 
+static struct outcome third; /* of the interpreter in a test of three sides */
+
 /* -- Running -- */
 
 /* Page n of the side that is right: the host's or the interpreter's. */
@@ -22,17 +24,47 @@ static uint8_t *right_data(const struct test *t, unsigned n)
 	return t->against ? side_data(&reference, n) : native_data + n * PAGE_SIZE;
 }
 
+/* Do all sides have what the test's `data` has, but for the pieces in `dirty`? */
+static bool in_sync;
+
+void test_out_of_sync(void)
+{
+	in_sync = false;
+}
+
+static void load_data(const struct test *t, unsigned at, unsigned len)
+{
+	unsigned n = at / PAGE_SIZE, off = at & PAGE_OFFSET_MASK;
+
+	if (data_page_kind[n] == ABSENT)
+		return;
+	memcpy(right_data(t, n) + off, t->data + at, len);
+	memcpy(side_data(&under_test, n) + off, t->data + at, len);
+	if (t->third)
+		memcpy(side_data(&reference, n) + off, t->data + at, len);
+}
+
+static void load_pieces(const struct test *t)
+{
+	for (unsigned n = 0; n < ARRAY_SIZE(t->dirty); n++)
+		for (uint64_t w = t->dirty[n]; w; w &= w - 1)
+			load_data(t, (n * 64 + (unsigned)__builtin_ctzll(w)) * DATA_PIECE, DATA_PIECE);
+}
+
 static void load_memory(const struct test *t)
 {
 	for (unsigned n = 0; n < 2; n++) {
 		memcpy(right_code(t, n), t->code + n * PAGE_SIZE, PAGE_SIZE);
 		memcpy(side_code(&under_test, n), t->code + n * PAGE_SIZE, PAGE_SIZE);
+		if (t->third)
+			memcpy(side_code(&reference, n), t->code + n * PAGE_SIZE, PAGE_SIZE);
 	}
-	for (unsigned n = 0; n < DATA_PAGES; n++)
-		if (data_page_kind[n] != ABSENT) {
-			memcpy(right_data(t, n), t->data + n * PAGE_SIZE, PAGE_SIZE);
-			memcpy(side_data(&under_test, n), t->data + n * PAGE_SIZE, PAGE_SIZE);
-		}
+	if (in_sync)
+		load_pieces(t);
+	else
+		for (unsigned n = 0; n < DATA_PAGES; n++)
+			load_data(t, n * PAGE_SIZE, PAGE_SIZE);
+	in_sync = false;
 }
 
 /* An address that may be mapped in this process, where the native run would do harm or read our memory. */
@@ -47,20 +79,28 @@ static bool unsafe(const struct outcome *e)
 	return e->vector < 0 || (e->vector == 14 && e->cr2 >= limit);
 }
 
+static enum verdict run_against_interp(const struct test *t, struct outcome *ref, struct outcome *eng)
+{
+	engine_side_run(&reference, t, ref);
+	if (ref->vector == END_TIMEOUT)
+		return SKIPPED;
+	engine_side_run(&under_test, t, eng);
+	if (eng->vector == END_TIMEOUT && t->disturb)
+		return SKIPPED;
+	return test_compare(t, ref, eng, false) ? DIFFERS : SAME;
+}
+
 enum verdict test_run(const struct test *t, struct outcome *nat, struct outcome *eng)
 {
 	load_memory(t);
-	if (t->against) {
-		engine_side_run(&reference, t, nat);
-		if (nat->vector == END_TIMEOUT)
-			return SKIPPED;
-		engine_side_run(&under_test, t, eng);
-		if (eng->vector == END_TIMEOUT && t->disturb)
-			return SKIPPED;
-		return test_compare(t, nat, eng, false) ? DIFFERS : SAME;
-	}
+	if (t->against)
+		return run_against_interp(t, nat, eng);
 	engine_side_run(&under_test, t, eng);
 	if (unsafe(eng))
+		return SKIPPED;
+	if (t->third)
+		engine_side_run(&reference, t, &third);
+	if (t->third && unsafe(&third))
 		return SKIPPED;
 	native_run(&t->in, nat);
 	if (unsafe(nat))
@@ -68,11 +108,17 @@ enum verdict test_run(const struct test *t, struct outcome *nat, struct outcome 
 	return test_compare(t, nat, eng, false) ? DIFFERS : SAME;
 }
 
+static bool memory_compared;
+
+/* What a test that was the same left on every side is the next one's input. */
 void test_keep_memory(struct test *t)
 {
 	for (unsigned n = 0; n < DATA_PAGES; n++)
-		if (data_page_kind[n] != ABSENT)
+		if (data_page_kind[n] != ABSENT &&
+		    memcmp(t->data + n * PAGE_SIZE, right_data(t, n), PAGE_SIZE))
 			memcpy(t->data + n * PAGE_SIZE, right_data(t, n), PAGE_SIZE);
+	memset(t->dirty, 0, sizeof(t->dirty));
+	in_sync = memory_compared;
 }
 
 /* -- Comparing -- */
@@ -88,8 +134,10 @@ static void differ(const char *what, unsigned index, uint64_t nat, uint64_t eng)
 		printf("    %s[%u]: %s %lx, engine %lx\n", what, index, right_name, nat, eng);
 }
 
-static void compare_words(const char *what, const uint8_t *a, const uint8_t *b, unsigned len)
+static void compare_area(const char *what, const uint8_t *a, const uint8_t *b, unsigned len)
 {
+	if (!memcmp(a, b, len))
+		return;
 	for (unsigned n = 0; n < len; n += 8) {
 		uint64_t x, y;
 
@@ -98,12 +146,6 @@ static void compare_words(const char *what, const uint8_t *a, const uint8_t *b, 
 		if (x != y)
 			differ(what, n, x, y);
 	}
-}
-
-static void compare_area(const char *what, const uint8_t *a, const uint8_t *b, unsigned len)
-{
-	if (memcmp(a, b, len))
-		compare_words(what, a, b, len);
 }
 
 /* The instruction that faulted, else the last one. */
@@ -164,21 +206,21 @@ static void compare_vector(const struct test *t, const struct outcome *nat, cons
 
 	if (last_run(t, nat) && vector_undefined(last_run(t, nat), nat))
 		return;
-	compare_words("x87 control", a, b, 24);
+	compare_area("x87 control", a, b, 24);
 	if (X_MXCSR(&nat->st) != X_MXCSR(&eng->st))
 		differ("mxcsr", 0, X_MXCSR(&nat->st), X_MXCSR(&eng->st));
 	for (unsigned n = 0; n < 8; n++)
 		if (memcmp(a + 32 + 16 * n, b + 32 + 16 * n, 10))
-			compare_words(n ? "st" : "st0", a + 32 + 16 * n, b + 32 + 16 * n, 16);
-	compare_words("xmm", a + 160, b + 160, 256);
-	compare_words("ymm high", a + 576, b + 576, 256);
-	compare_words("k", a + 1088, b + 1088, 64);
-	compare_words("zmm high", a + 1152, b + 1152, 512);
-	compare_words("zmm16", a + 1664, b + 1664, 1024);
+			compare_area(n ? "st" : "st0", a + 32 + 16 * n, b + 32 + 16 * n, 16);
+	compare_area("xmm", a + 160, b + 160, 256);
+	compare_area("ymm high", a + 576, b + 576, 256);
+	compare_area("k", a + 1088, b + 1088, 64);
+	compare_area("zmm high", a + 1152, b + 1152, 512);
+	compare_area("zmm16", a + 1664, b + 1664, 1024);
 }
 
 /* Two tiers execute the same host instructions: nothing is undefined. */
-static unsigned compare_engines(const struct test *t, const struct outcome *a, const struct outcome *b)
+static void compare_engines(const struct test *t, const struct outcome *a, const struct outcome *b)
 {
 	if (a->vector != b->vector)
 		differ("vector", 0, (uint64_t)a->vector, (uint64_t)b->vector);
@@ -203,10 +245,11 @@ static unsigned compare_engines(const struct test *t, const struct outcome *a, c
 		differ("single steps", 0, a->counts[0], b->counts[0]);
 	compare_area("xsave", a->st.xs, b->st.xs, XS_SIZE);
 	for (unsigned n = 0; n < DATA_PAGES; n++)
-		compare_area("memory", side_data(&reference, n), side_data(&under_test, n), PAGE_SIZE);
+		if (data_page_kind[n] != ABSENT)
+			compare_area("memory", side_data(&reference, n), side_data(&under_test, n),
+				     PAGE_SIZE);
 	for (unsigned n = 0; n < 2; n++)
 		compare_area("code", side_code(&reference, n), side_code(&under_test, n), PAGE_SIZE);
-	return differences;
 }
 
 /* Number of differences; printed if `print`. */
@@ -214,16 +257,19 @@ unsigned test_compare(const struct test *t, const struct outcome *nat, const str
 {
 	show = print;
 	differences = 0;
-	right_name = t->against ? "interp" : "host";
+	memory_compared = true;
+	right_name = "interp";
+	if (t->against || t->third)
+		compare_engines(t, t->against ? nat : &third, eng);
 	if (t->against)
-		return compare_engines(t, nat, eng);
+		return differences;
+	right_name = "host";
 	compare_end(t, nat, eng);
 	compare_general(t, nat, eng);
 	compare_vector(t, nat, eng);
-	if (nat->vector != 3 && last_run(t, nat) && memory_undefined(last_run(t, nat)))
-		return differences;
+	memory_compared = nat->vector == 3 || !last_run(t, nat) || !memory_undefined(last_run(t, nat));
 	for (unsigned n = 0; n < DATA_PAGES; n++)
-		if (data_page_kind[n] == READ_WRITE)
+		if (memory_compared && data_page_kind[n] != ABSENT)
 			compare_area("memory", native_data + n * PAGE_SIZE, side_data(&under_test, n),
 				     PAGE_SIZE);
 	return differences;

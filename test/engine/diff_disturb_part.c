@@ -13,7 +13,7 @@
 
 static timer_t timer;
 static uint64_t luck = 1; /* the handler's own random numbers: the main thread's are for tests */
-uint64_t disturb_signals, disturb_interrupts;
+struct disturb_counts *disturb_counts;
 
 static unsigned roll(void)
 {
@@ -25,7 +25,7 @@ static void on_timer(int sig, siginfo_t *info, void *uc)
 {
 	unsigned what = roll();
 
-	disturb_signals++;
+	disturb_counts->signals++;
 	if (what & 1)
 		atomic_store(engine_exit_word(under_test.cpu), 1);
 	if (what & 2)
@@ -42,7 +42,7 @@ enum engine_exit disturb(struct side *s)
 	if (what & 1)
 		engine_revoke(s->cpu);
 	if ((what & 2) && !s->real && engine_interruptible(s->cpu)) {
-		disturb_interrupts++;
+		disturb_counts->interrupts++;
 		e = engine_deliver(s->cpu, &ev);
 	}
 	if (what & 4)

@@ -317,5 +317,5 @@ void engine_side_init(void)
 
 bool engine_translates(void)
 {
-	return under_test.cpu->jit;
+	return jit_size() > 0;
 }

@@ -263,7 +263,7 @@ void engine_side_run(struct side *side, const struct test *t, struct outcome *ou
 		if (e == ENGINE_EXIT_POLL && side->disturb)
 			e = disturb(side);
 	} while ((e == ENGINE_EXIT_POLL || e == ENGINE_EXIT_STEPPED) && !late(side));
-	if (side == &reference || !t->against)
+	if (side == &reference || (!t->against && !t->third))
 		engine_insns += engine_retired(side->cpu) - before;
 	if (e == ENGINE_EXIT_POLL || e == ENGINE_EXIT_STEPPED)
 		*out = (struct outcome){.vector = END_TIMEOUT};

@@ -29,11 +29,18 @@ struct group {
 	struct tmpl t[PER_GROUP];
 };
 
+struct todo {
+	uint16_t group;
+	uint8_t form;
+};
+
 static struct modegen {
 	struct group *g;
 	unsigned n;
 	uint16_t *of_kind[GEN_KINDS]; /* group numbers, common instructions several times */
 	unsigned kinds[GEN_KINDS];
+	struct todo *todo; /* cells that may lack tests */
+	unsigned todos;
 	uint16_t index[ZYDIS_MNEMONIC_MAX_VALUE + 1][8][2];
 } gens[4];
 
@@ -348,6 +355,15 @@ static void enumerate_evex(int mode)
 		}
 }
 
+static void all_to_do(struct modegen *m)
+{
+	m->todo = calloc(m->n * 3UL, sizeof(*m->todo));
+	for (unsigned n = 0; n < m->n; n++)
+		for (enum form f = m->g[n].mem ? FORM_MEM : FORM_REG; f < (m->g[n].mem ? FORMS : FORM_MEM);
+		     f++)
+			m->todo[m->todos++] = (struct todo){.group = (uint16_t)n, .form = (uint8_t)f};
+}
+
 void gen_init(int mode)
 {
 	struct modegen *m = gen_of(mode);
@@ -360,6 +376,7 @@ void gen_init(int mode)
 	enumerate_legacy(mode);
 	enumerate_vex(mode);
 	enumerate_evex(mode);
+	all_to_do(m);
 }
 
 /* -- Drawing -- */
@@ -444,26 +461,28 @@ static bool draw(int mode, const struct group *g, struct tinsn *out, const struc
 	return decode(mode, bytes, 15, out) && out->in.mnemonic == g->mnemonic && !excluded(out);
 }
 
-enum form gen_form; /* what memory operand the last instruction of gen_insn should get, FORMS: any */
-
-/* Of some random groups the one that had the fewest tests so far. */
-static const struct group *thinnest(int mode, const struct modegen *m)
+/* A random one of the cells that lack tests, then any group. */
+static const struct group *wanted(int mode, struct modegen *m, enum form *form)
 {
-	const struct group *best = NULL;
-	uint64_t least = ~0ULL;
+	while (m->todos) {
+		struct todo *w = &m->todo[below(m->todos)];
+		const struct group *g = &m->g[w->group];
 
-	for (unsigned n = 0; n < 4; n++) {
-		const struct group *g = &m->g[below(m->n)];
-		enum form form;
-		uint64_t had = cover_had(mode, g->mnemonic, g->size, g->mem, &form);
-
-		if (had >= least)
-			continue;
-		least = had;
-		best = g;
-		gen_form = form;
+		*form = w->form;
+		if (cover_wants(mode, g->mnemonic, g->size, *form))
+			return g;
+		*w = m->todo[--m->todos];
 	}
-	return best;
+	*form = FORMS;
+	return &m->g[below(m->n)];
+}
+
+bool gen_lacks(int mode)
+{
+	enum form form;
+
+	wanted(mode, gen_of(mode), &form);
+	return form != FORMS;
 }
 
 bool gen_insn(int mode, struct tinsn *out, const char *only)
@@ -471,13 +490,18 @@ bool gen_insn(int mode, struct tinsn *out, const char *only)
 	struct modegen *m = gen_of(mode);
 
 	for (unsigned tries = 0; tries < (only ? 100000 : 100); tries++) {
-		const struct group *g = only ? &m->g[below(m->n)] : thinnest(mode, m);
+		enum form form = FORMS;
+		const struct group *g = only ? &m->g[below(m->n)] : wanted(mode, m, &form);
 
 		if (only && strcasecmp(only, ZydisMnemonicGetString(g->mnemonic)))
 			continue;
 		for (unsigned k = 0; k < 40; k++)
-			if (draw(mode, g, out, NULL))
+			if (draw(mode, g, out, NULL)) {
+				out->aim = form;
 				return true;
+			}
+		if (form != FORMS)
+			cover_not_drawn(mode, g->mnemonic, g->size, form);
 	}
 	return false;
 }

@@ -4,214 +4,7 @@
  * the data area. The first instruction's address registers are part of the state; those of later ones are set
  * by MOVs in front of them.
  */
-#include <stdio.h>
-
 #include "diff.h"
-
-/* -- Values -- */
-
-static uint64_t random_value(void)
-{
-	switch (below(12)) {
-	case 0: return 0;
-	case 1: return ~0ULL;
-	case 2: return below(64);
-	case 3: return -below(64);
-	case 4: return (uint32_t)rnd();
-	case 5: return 1ULL << below(64);
-	case 6: return (1ULL << below(64)) - 1;
-	case 7: return (int64_t)(int32_t)rnd();
-	case 8: return below(65536);
-	case 9: return 0x8000000080008080u >> below(8);
-	default: return rnd();
-	}
-}
-
-/* A floating-point number of `bits` bits with a liking for the corners. */
-static uint64_t random_float(unsigned bits)
-{
-	unsigned man = bits == 64 ? 52 : bits == 32 ? 23 : 10, ew = bits - 1 - man;
-	uint64_t sign = rnd() & 1, m = rnd() & ((1ULL << man) - 1), bias = (1ULL << (ew - 1)) - 1, e;
-
-	switch (below(12)) {
-	case 0: e = 0, m = 0; break;
-	case 1: e = 0; break;
-	case 2: e = (1ULL << ew) - 1, m = 0; break;
-	case 3: e = (1ULL << ew) - 1; break;
-	case 4: e = bias, m = 0; break;
-	case 5: e = (1ULL << ew) - 2; break;
-	case 6: e = 1; break;
-	case 7: e = bias + below(man + 2); break;
-	case 8: e = bias + below(8), m &= 7ULL << (man - 3); break;
-	case 9: e = bias + below(20) - 10; break;
-	default: e = rnd() & ((1ULL << ew) - 1); break;
-	}
-	return sign << (bits - 1) | e << man | m;
-}
-
-static void random_bytes(uint8_t *p, unsigned len)
-{
-	unsigned style = below(7);
-
-	for (unsigned n = 0; n + 8 <= len; n += 8) {
-		uint64_t v = rnd();
-
-		if (style == 1)
-			v = random_value();
-		else if (style == 2)
-			v = random_float(64);
-		else if (style == 3)
-			v = random_float(32) | random_float(32) << 32;
-		else if (style == 4)
-			v = random_float(16) | random_float(16) << 16 | random_float(16) << 32 |
-			    random_float(16) << 48;
-		else if (style == 5)
-			v = chance(50) ? 0 : ~0ULL;
-		else if (style == 6 && chance(80))
-			v = 0;
-		memcpy(p + n, &v, 8);
-	}
-}
-
-/* -- State -- */
-
-static void random_st(uint8_t *st)
-{
-	uint64_t m = rnd() | BIT(63);
-	uint16_t e = 16383 + below(40) - 20;
-
-	switch (below(12)) {
-	case 0: e = 0, m = 0; break;
-	case 1: e = 0x7fff, m = BIT(63); break;
-	case 2: e = 0x7fff; break;
-	case 3: e = 0, m &= ~BIT(63); break;
-	case 4: m &= ~BIT(63); break;
-	case 5: e = rnd() & 0x7fff; break;
-	case 6: e = 0xffff, m = rnd(); break;
-	case 7: m = BIT(63); break;
-	case 8: e = 16383 + below(64), m &= ~0ULL << below(63); break;
-	default: break;
-	}
-	e ^= chance(50) ? 0x8000 : 0;
-	memcpy(st, &m, 8);
-	memcpy(st + 8, &e, 2);
-	memset(st + 10, 0, 6);
-}
-
-static void random_x87(struct tstate *s)
-{
-	uint16_t fcw = 0x37f, fsw = below(8) << 11;
-	uint8_t ftw = rnd();
-
-	if (chance(30))
-		fcw = 0x40 | (rnd() & 0xf3f);
-	else if (chance(30))
-		fcw = 0x7f | (rnd() & 0xf00);
-	if (chance(25))
-		fsw |= rnd() & 0x477f;
-	if (chance(60))
-		fsw &= ~(uint16_t)(~fcw & 0x3f); /* nothing pending */
-	if (chance(30))
-		ftw = 0xff;
-	else if (chance(10))
-		ftw = 0;
-	X_U16(s, 0) = fcw;
-	X_U16(s, 2) = fsw;
-	s->xs[4] = ftw;
-	X_U16(s, 6) = rnd() & 0x7ff;
-	X_U64(s, 8) = rnd() & 0x7fffffff;
-	X_U64(s, 16) = rnd() & 0x7fffffff;
-	for (unsigned n = 0; n < 8; n++)
-		random_st(s->xs + 32 + 16 * n);
-}
-
-static void random_mxcsr(struct tstate *s)
-{
-	uint32_t v = 0x1f80;
-
-	if (chance(40))
-		v = 0x1f80 | (rnd() & 0xe07f);
-	else if (chance(15))
-		v = rnd() & 0xffff;
-	X_MXCSR(s) = v;
-}
-
-/* Vectors are drawn from a pool, some of which is new with every test. */
-static void random_vectors(struct tstate *s)
-{
-	static const struct {
-		uint16_t at, len;
-	} parts[] = {{160, 256}, {576, 256}, {1152, 512}, {1664, 1024}};
-	static uint8_t pool[512][16];
-	static bool filled;
-
-	for (unsigned n = 0; n < (filled ? 24 : ARRAY_SIZE(pool)); n++)
-		random_bytes(pool[filled ? below(ARRAY_SIZE(pool)) : n], 16);
-	filled = true;
-	for (unsigned n = 0; n < ARRAY_SIZE(parts); n++)
-		for (unsigned k = 0; k < parts[n].len; k += 16)
-			memcpy(s->xs + parts[n].at + k, pool[rnd() % ARRAY_SIZE(pool)], 16);
-	for (unsigned n = 0; n < 8; n++)
-		X_U64(s, 1088 + 8 * n) = chance(20) ? 0 : chance(25) ? ~0ULL : rnd();
-}
-
-static void random_segments(struct tstate *s, int mode)
-{
-	static const uint8_t data32[] = {L_FLAT32,  L_FLAT32, L_FLAT32,	 L_FLAT32,
-					 L_BASED32, L_DOWN32, L_CONST32, L_DATA16};
-
-	if (is_real(mode)) {
-		for (unsigned n = 0; n < 6; n++)
-			s->sel[n] = (n == S_CS ? REAL_CODE : REAL_DATA) >> 4;
-		s->fsbase = s->gsbase = DATA;
-		return;
-	}
-	if (is64(mode)) {
-		s->sel[S_CS] = mode == MODE_KERNEL ? 0x10 : 0x33;
-		s->sel[S_SS] = mode == MODE_KERNEL ? 0x18 : 0x2b;
-		s->sel[S_DS] = s->sel[S_ES] = chance(50) ? 0x2b : 0;
-		s->fsbase = DATA + below(0x3000);
-		s->gsbase = DATA + below(0x3000);
-		return;
-	}
-	s->sel[S_CS] = LDT_SEL(mode == 32 ? L_CODE32 : L_CODE16);
-	s->sel[S_SS] = LDT_SEL(mode == 32 ? L_FLAT32 : L_DATA16);
-	if (chance(12))
-		s->sel[S_SS] = LDT_SEL(mode == 32 ? (chance(50) ? L_DATA16 : L_BASED32) : L_FLAT32);
-	s->sel[S_DS] = s->sel[S_ES] = LDT_SEL(mode == 32 ? L_FLAT32 : L_DATA16);
-	for (unsigned k = 0; k < 4; k++) {
-		static const uint8_t seg[] = {S_DS, S_ES, S_FS, S_GS};
-
-		if (k >= 2 || chance(25))
-			s->sel[seg[k]] = LDT_SEL(data32[below(ARRAY_SIZE(data32))]);
-	}
-	if (is16(mode) && chance(90))
-		s->sel[S_DS] = LDT_SEL(L_DATA16);
-}
-
-void random_state(struct tstate *s, int mode)
-{
-	memset(s, 0, sizeof(*s));
-	for (unsigned n = 0; n < 16; n++) {
-		s->gpr[n] = random_value();
-		if (!is64(mode))
-			s->gpr[n] = n < 8 ? (uint32_t)s->gpr[n] : 0;
-	}
-	s->rflags = 0x202 | (rnd() & 0x8d5) | (chance(15) ? 0x400 : 0) | (chance(8) ? 0x40000 : 0);
-	random_segments(s, mode);
-	random_x87(s);
-	random_mxcsr(s);
-	random_vectors(s);
-}
-
-uint64_t segment_base(const struct test *t, int mode, unsigned seg)
-{
-	if (is64(mode))
-		return seg == S_FS ? t->in.fsbase : seg == S_GS ? t->in.gsbase : 0;
-	if (is_real(mode))
-		return seg == S_CS ? CODE : DATA;
-	return t->in.sel[seg] & 4 ? ldt[t->in.sel[seg] >> 3].base : 0;
-}
 
 /* -- Where a memory operand goes: offsets in the data area -- */
 
@@ -220,15 +13,18 @@ struct target {
 	enum form form;
 };
 
-static struct target pick_target(unsigned len, unsigned align, int mode)
+static struct target pick_target(unsigned len, unsigned align, int mode, enum form aim)
 {
 	static const uint16_t seam[] = {0x2000, 0x2000, 0x5000};
 	static const uint16_t edge[] = {0x1000, 0x3000, 0x4000, 0x6000, 0x7000, 0x8000};
 	unsigned what = below(100), span = MIN(MAX(len, 1u), 2000u);
 	struct target t = {.form = FORM_MEM};
 
-	if (chance(70)) /* what this instruction had least of */
-		what = gen_form == FORM_STRADDLE ? 62 : gen_form == FORM_FAULT ? 77 + below(23) : what;
+	if (chance(90))
+		what = aim == FORM_MEM	      ? below(62)
+		       : aim == FORM_STRADDLE ? 62
+		       : aim == FORM_FAULT    ? 77 + below(23)
+					      : what;
 
 	if (what < 62) {
 		t.lin = (chance(60) ? 0x1000 : chance(50) ? 0x4000 : 0x7000) + below(0x1000 - span);
@@ -375,9 +171,14 @@ static uint16_t random_selector(const struct test *t)
 
 static void poke(struct test *t, uint64_t lin, const void *src, unsigned len)
 {
-	for (unsigned n = 0; n < len; n++)
-		if (lin + n - DATA < DATA_SIZE)
-			t->data[lin + n - DATA] = ((const uint8_t *)src)[n];
+	for (unsigned n = 0; n < len; n++) {
+		uint64_t at = lin + n - DATA;
+
+		if (at >= DATA_SIZE)
+			continue;
+		t->data[at] = ((const uint8_t *)src)[n];
+		t->dirty[at / DATA_PIECE / 64] |= BIT(at / DATA_PIECE % 64);
+	}
 }
 
 /* Components that the host's XCR0 has and the engine's has not (AMX): a test may not ask for them. */
@@ -601,7 +402,7 @@ static void steer_memory(struct plan *p, const ZydisDecodedOperand *o)
 {
 	unsigned len = o->size / 8, seg = o->mem.segment - ZYDIS_REGISTER_ES;
 	uint64_t segbase = segment_base(p->t, p->t->mode, seg > 5 ? S_DS : seg);
-	struct target at = pick_target(len, align_of(p->i, len), p->t->mode);
+	struct target at = pick_target(len, align_of(p->i, len), p->t->mode, p->i->aim);
 
 	if (o->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
 		return;
@@ -715,28 +516,37 @@ static bool asks_foreign(const struct tinsn *i)
 	return foreign_components() && !strncmp(ZydisMnemonicGetString(i->in.mnemonic), "xrstor", 6);
 }
 
-static void add_insn(struct test *t, bool first, bool last, const char *only)
+/* The instruction with its operands where they shall be, behind what the test has. */
+static void place_insn(struct test *t, struct tinsn *i, bool first, bool last)
 {
-	struct tinsn i = {.len = 0};
-	struct plan p = {.t = t, .i = &i, .first = first, .last = last};
+	struct plan p = {.t = t, .i = i, .first = first, .last = last};
 
-	if (!gen_insn(t->mode, &i, only) || (!first && (has_vsib(&i) || saves_state(&i) || asks_foreign(&i))))
-		return;
-	i.form = FORM_REG;
+	i->form = FORM_REG;
 	care_counts(&p);
 	care_selectors(&p);
-	for (unsigned n = 0; n < i.in.operand_count; n++)
-		if (i.op[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
-			steer_memory(&p, &i.op[n]);
+	for (unsigned n = 0; n < i->in.operand_count; n++)
+		if (i->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			steer_memory(&p, &i->op[n]);
 	care_branch(&p);
-	if (saves_state(&i)) /* every component in use: XINUSE is then not the CPU's to choose */
+	if (saves_state(i)) /* every component in use: XINUSE is then not the CPU's to choose */
 		for (unsigned n = 160; n < XS_SIZE; n += 8)
 			if (n < 512 || n >= 576)
 				X_U64(&t->in, n) = rnd() | 1;
 	settle(&p);
-	if (saves_state(&i) || asks_foreign(&i))
+	if (saves_state(i) || asks_foreign(i))
 		t->in.gpr[0] &= ~foreign_components();
-	append(t, &i);
+	append(t, i);
+}
+
+static void add_insn(struct test *t, bool first, bool last, const char *only)
+{
+	struct tinsn i = {.len = 0};
+
+	if (!gen_insn(t->mode, &i, only) || (!first && (has_vsib(&i) || saves_state(&i) || asks_foreign(&i))))
+		return;
+	if (first)
+		t->drawn = i;
+	place_insn(t, &i, first, last);
 }
 
 /* Undefined flags must not reach a later instruction: CMP defines them all. */
@@ -766,21 +576,47 @@ static void initial_stack(struct test *t)
 						 : 4);
 }
 
+void test_clear_code(struct test *t)
+{
+	if (t->code_len)
+		memset(t->code + t->code_at, 0xcc, t->code_len);
+	else
+		memset(t->code, 0xcc, sizeof(t->code));
+	t->n = 0;
+	t->code_len = 0;
+}
+
+static void begin(struct test *t)
+{
+	test_clear_code(t);
+	t->code_at = chance(90) ? below(0xe00) : chance(70) ? 0x1000 - below(40) : 0x2000 - 1 - below(20);
+	random_state(&t->in, t->mode);
+	initial_stack(t);
+	t->in.rip = (is16(t->mode) ? 0 : CODE) + t->code_at;
+}
+
 void test_make(struct test *t, int mode, unsigned insns, const char *only)
 {
 	t->mode = mode;
 	t->sequence = t->step = t->disturb = false;
 	t->against = is_system(mode);
-	t->n = 0;
-	t->code_len = 0;
-	t->code_at = chance(90) ? below(0xe00) : chance(70) ? 0x1000 - below(40) : 0x2000 - 1 - below(20);
-	memset(t->code, 0xcc, 2 * PAGE_SIZE);
-	random_state(&t->in, mode);
-	initial_stack(t);
+	begin(t);
 	for (unsigned n = 0; n < insns; n++) {
 		add_insn(t, t->n == 0, n + 1 == insns, only);
 		if (n + 1 < insns)
 			define_flags(t);
 	}
-	t->in.rip = (is16(mode) ? 0 : CODE) + t->code_at;
+	t->alone = insns == 1 && t->n == 1;
+}
+
+bool test_again(struct test *t)
+{
+	struct tinsn i = t->drawn;
+
+	i.aim = t->alone ? cover_pick(t->mode, &i) : FORMS;
+	if (i.aim == FORMS)
+		return false;
+	begin(t);
+	place_insn(t, &i, true, true);
+	return true;
 }

@@ -537,12 +537,11 @@ void seq_make(struct test *t, int mode, bool against)
 	t->against = against;
 	t->step = against && chance(10);
 	t->disturb = false;
-	t->n = 0;
-	t->code_len = 0;
+	test_clear_code(t);
+	t->alone = false;
 	t->code_at = (uint32_t)(where < 55   ? below(0xc00)
 				: where < 95 ? 0x1000 - below(300)
 					     : 0x1c00 + below(0x380));
-	memset(t->code, 0xcc, sizeof(t->code));
 	give_roles(&s);
 	make_some(&s, 2 + (unsigned)below(14));
 	if (t->step) {

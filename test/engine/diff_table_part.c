@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The test's data: what is excluded and why, which flags a CPU leaves undefined, and what has been covered.
- */
+/* The test's data: what is excluded and why, and what a CPU leaves undefined. */
 #include <stdio.h>
 
 #include "diff.h"
@@ -87,25 +86,32 @@ static const struct row by_isa_set[] = {
     {ZYDIS_ISA_SET_TDX, hidden},
 };
 
-static const char *find(const struct row *rows, unsigned n, unsigned id)
+static void fill_reasons(const char **why, const struct row *rows, unsigned n)
 {
 	for (unsigned k = 0; k < n; k++)
-		if (rows[k].id == id)
-			return rows[k].why;
-	return NULL;
+		why[rows[k].id] = rows[k].why;
 }
 
 /* The CPU refuses what the host lacks; so must the engine, but it needs no test of every such encoding. */
 const char *excluded(const struct tinsn *i)
 {
-	const char *why = find(by_mnemonic, ARRAY_SIZE(by_mnemonic), i->in.mnemonic);
+	static const char *of_mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1], *of_set[ZYDIS_ISA_SET_MAX_VALUE + 1];
+	static bool filled;
+	const char *why;
 
+	if (!filled) {
+		for (unsigned n = 0; n <= ZYDIS_ISA_SET_MAX_VALUE; n++)
+			if (!host_has((ZydisISASet)n))
+				of_set[n] = "the host's CPU lacks it";
+		fill_reasons(of_set, by_isa_set, ARRAY_SIZE(by_isa_set));
+		fill_reasons(of_mnemonic, by_mnemonic, ARRAY_SIZE(by_mnemonic));
+		filled = true;
+	}
+	why = of_mnemonic[i->in.mnemonic];
 	if (!why)
-		why = find(by_isa_set, ARRAY_SIZE(by_isa_set), i->in.meta.isa_set);
+		why = of_set[i->in.meta.isa_set];
 	if (!why && i->in.meta.isa_ext == ZYDIS_ISA_EXT_KNC)
 		why = "Knights Corner";
-	if (!why && !host_has(i->in.meta.isa_set))
-		why = "the host's CPU lacks it";
 	return why;
 }
 
@@ -217,194 +223,15 @@ bool vector_undefined(const struct tinsn *i, const struct outcome *o)
 	       i->in.meta.category == ZYDIS_CATEGORY_AVX2GATHER;
 }
 
-/* -- Coverage -- */
-
-static const char *const size_name[8] = {"8", "16", "32", "64", "80", "128", "256", "512"};
-
-struct cell {
-	bool known, can_mem, can_reg, no_fault;
-	uint16_t bytes; /* of the largest memory operand */
-	uint32_t n[FORMS];
-	uint32_t tried[FORMS]; /* aimed at, whatever came of it */
-};
-static struct cell cells[MODES][ZYDIS_MNEMONIC_MAX_VALUE + 1][8];
-
-unsigned cover_size(const struct tinsn *i)
-{
-	unsigned v = i->in.avx.vector_length ? i->in.avx.vector_length : i->in.operand_width;
-
-	for (unsigned n = 0; n < i->in.operand_count_visible; n++) {
-		const ZydisDecodedOperand *o = &i->op[n];
-		ZydisRegisterClass c = o->type == ZYDIS_OPERAND_TYPE_REGISTER
-					   ? ZydisRegisterGetClass(o->reg.value)
-					   : ZYDIS_REGCLASS_INVALID;
-
-		if (c == ZYDIS_REGCLASS_X87)
-			return 4;
-		if (c == ZYDIS_REGCLASS_XMM && !i->in.avx.vector_length)
-			return 5;
-	}
-	return v == 512 ? 7 : v == 256 ? 6 : v == 128 ? 5 : v == 64 ? 3 : v == 16 ? 1 : v == 8 ? 0 : 2;
-}
-
-static bool touches_memory(const struct tinsn *i)
-{
-	for (unsigned n = 0; n < i->in.operand_count; n++)
-		if (i->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY && i->op[n].mem.type != ZYDIS_MEMOP_TYPE_AGEN)
-			return true;
-	return false;
-}
-
-/* Names a memory operand, but does not access it as others do. */
-static bool never_faults(const struct tinsn *i)
-{
-	switch (i->in.mnemonic) {
-	case ZYDIS_MNEMONIC_UD0:
-	case ZYDIS_MNEMONIC_UD1:
-	case ZYDIS_MNEMONIC_NOP:
-	case ZYDIS_MNEMONIC_CLDEMOTE: return true;
-	default: return i->in.meta.category == ZYDIS_CATEGORY_PREFETCH;
-	}
-}
-
-static unsigned memory_bytes(const struct tinsn *i)
-{
-	unsigned most = 0;
-
-	for (unsigned n = 0; n < i->in.operand_count; n++)
-		if (i->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
-			most = MAX(most, i->op[n].size / 8U);
-	return most;
-}
-
-void cover_known(int mode, const struct tinsn *i)
-{
-	struct cell *c = &cells[mode_index(mode)][i->in.mnemonic][cover_size(i)];
-
-	c->known = true;
-	if (touches_memory(i))
-		c->can_mem = true;
-	else
-		c->can_reg = true;
-	c->bytes = MAX(c->bytes, memory_bytes(i));
-	c->no_fault |= never_faults(i);
-}
-
-void cover_count(int mode, const struct tinsn *i, enum form aimed, enum form form)
-{
-	struct cell *c = &cells[mode_index(mode)][i->in.mnemonic][cover_size(i)];
-
-	cover_known(mode, i);
-	c->tried[aimed]++;
-	c->n[form]++;
-}
-
-uint64_t cover_had(int mode, unsigned mnemonic, unsigned size, bool mem, enum form *form)
-{
-	const struct cell *c = &cells[mode_index(mode)][mnemonic][size];
-	uint64_t least = ~0ULL;
-
-	*form = FORM_REG;
-	if (!mem)
-		return c->n[FORM_REG] + c->tried[FORM_REG] / 8;
-	for (enum form f = FORM_MEM; f < FORMS; f++)
-		if (c->n[f] + c->tried[f] / 8 <
-		    least) { /* a form that never comes must not hold up the others */
-			least = c->n[f] + c->tried[f] / 8;
-			*form = f;
-		}
-	return least;
-}
-
-/* -- The table -- */
-
-#define ENOUGH 1000
-
-/* Why a cell has few tests of a form, or NULL: it was not tried often enough yet. */
-static const char *reason(const struct cell *c, enum form f)
-{
-	bool often = c->tried[f] >= ENOUGH;
-
-	if (f == FORM_REG)
-		return c->can_reg ? NULL : "always has a memory operand";
-	if (!c->can_mem)
-		return "never has a memory operand";
-	if (f == FORM_STRADDLE && c->bytes == 1)
-		return "one byte has no second page";
-	if (f == FORM_FAULT && c->no_fault)
-		return "accesses no memory";
-	if (f == FORM_STRADDLE && often && c->n[f] < ENOUGH)
-		return "its operand must be aligned: the attempts faulted";
-	if (f == FORM_FAULT && often)
-		return "it does not fault where it was aimed to";
-	if (f == FORM_MEM && often)
-		return "every attempt faulted";
-	return NULL;
-}
-
-struct sums {
-	unsigned cells, full, explained, thin;
-	uint64_t tests[FORMS];
-};
-
-static const char *const form_name[FORMS] = {"register", "memory", "straddling", "faulting"};
-
-static void print_cell(FILE *out, int mode, unsigned m, unsigned s, struct sums *sum)
-{
-	const struct cell *c = &cells[mode_index(mode)][m][s];
-
-	if (out)
-		fprintf(out, "%-6s %-18s %-4s %9u %9u %9u %9u", mode_name(mode), ZydisMnemonicGetString(m),
-			size_name[s], c->n[FORM_REG], c->n[FORM_MEM], c->n[FORM_STRADDLE], c->n[FORM_FAULT]);
-	for (enum form f = 0; f < FORMS; f++) {
-		const char *why = reason(c, f);
-
-		sum->cells++;
-		sum->tests[f] += c->n[f];
-		sum->full += c->n[f] >= ENOUGH;
-		sum->explained += c->n[f] < ENOUGH && why;
-		sum->thin += c->n[f] < ENOUGH && !why;
-		if (out && c->n[f] < ENOUGH && !(f == FORM_REG && c->can_mem && why) && c->can_mem)
-			fprintf(out, "  [%s: %s]", form_name[f], why ? why : "too few tests");
-	}
-	if (out)
-		fprintf(out, "\n");
-}
-
-static void cover_mode(FILE *out, int mode)
-{
-	struct sums sum = {0};
-
-	for (unsigned m = 0; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++)
-		for (unsigned s = 0; s < 8; s++)
-			if (cells[mode_index(mode)][m][s].known)
-				print_cell(out, mode, m, s, &sum);
-	if (!(sum.tests[0] + sum.tests[1] + sum.tests[2] + sum.tests[3]))
-		return;
-	printf("coverage %s: %u cells (mnemonic x size x form): %u with %u tests or more, %u cannot have any "
-	       "or must fault, "
-	       "%u with fewer; tests: %lu register, %lu memory, %lu straddling, %lu faulting\n",
-	       mode_name(mode), sum.cells, sum.full, ENOUGH, sum.explained, sum.thin, sum.tests[0],
-	       sum.tests[1], sum.tests[2], sum.tests[3]);
-}
-
-void cover_print(const char *file)
-{
-	static const int modes[MODES] = {MODE_64, MODE_32, MODE_16, MODE_REAL, MODE_KERNEL};
-	FILE *out = file ? fopen(file, "w") : NULL;
-
-	if (out)
-		fprintf(out, "%-6s %-18s %-4s %9s %9s %9s %9s\n", "mode", "mnemonic", "size", "register",
-			"memory", "straddle", "fault");
-	for (unsigned n = 0; n < MODES; n++)
-		cover_mode(out, modes[n]);
-	if (out)
-		fclose(out);
-}
-
 /* -- How tests ended -- */
 
-static unsigned ends[64];
+#define ENDS 64
+static unsigned *ends;
+
+void outcome_init(void)
+{
+	ends = shared_memory(ENDS * sizeof(*ends));
+}
 
 void outcome_count(const struct test *t, const struct outcome *o)
 {
@@ -414,9 +241,9 @@ void outcome_count(const struct test *t, const struct outcome *o)
 void outcome_print(void)
 {
 	printf("  ended by");
-	for (unsigned n = 0; n < ARRAY_SIZE(ends); n++)
+	for (unsigned n = 0; n < ENDS; n++)
 		if (ends[n])
 			printf(n < 32 ? " #%u: %u" : " (%u): %u", n, ends[n]);
 	printf("\n");
-	memset(ends, 0, sizeof(ends));
+	memset(ends, 0, ENDS * sizeof(*ends));
 }
