@@ -199,6 +199,9 @@ struct engine_cpu {
 	bool v86;
 	uint8_t seg_flat[6]; /* outside 64-bit mode: base 0, limit 4 GiB - 1, usable, present, writable data:
 			      * so linear = 32-bit offset, without checks */
+	/* Minus the bytes of a segment whose offsets begin at 0 that may be read, [1]: written; 0: none, or look closer. In
+	 * 64-bit code nobody asks. */
+	uint64_t seg_room[2][6];
 	uint16_t mode_key; /* what decoding depends on: MODE_REAL (16-bit code in real or virtual-8086 mode),
 			      16, 32, 64 */
 	uint64_t ip_mask;  /* ~0 in 64-bit code, else 0xffffffff */

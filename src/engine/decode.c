@@ -52,6 +52,11 @@ const ZydisDecoder *decode_machine(const struct engine_cpu *c)
 	return decoder_for(c->mode_key);
 }
 
+const ZydisDecoder *decode_host(void)
+{
+	return decoder_for(64);
+}
+
 int decode_gpr_number(ZydisRegister reg)
 {
 	if (reg >= ZYDIS_REGISTER_AL && reg <= ZYDIS_REGISTER_BL)

@@ -24,6 +24,9 @@ enum decode decode_bytes(struct engine_cpu *c, struct insn *i, const uint8_t *by
 /* Zydis as the current mode wants it. */
 const ZydisDecoder *decode_machine(const struct engine_cpu *c);
 
+/* And as the host's code is. */
+const ZydisDecoder *decode_host(void);
+
 /* Byte offset from c->gpr of a general-purpose register of any width. */
 unsigned decode_gpr_offset(ZydisRegister reg);
 /* 0..15 for a general-purpose register; AH..BH give 16 + 0..3. -1 for other registers. */

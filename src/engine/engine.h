@@ -212,6 +212,7 @@ uint64_t engine_retired(const struct engine_cpu *c);
 /*
  * Counters since creation. Any thread, while the cpu lives.
  *	translations, retranslations	blocks made; because their code had changed
+ *	translations32, translations16	of the blocks made those of code that is not 64-bit
  *	entries		times that generated code was entered from C
  *	comparisons	of a block's guest code with what it was made from, each once an epoch at most
  *	epochs		times that all blocks had to be compared again
@@ -223,6 +224,8 @@ uint64_t engine_retired(const struct engine_cpu *c);
 #define ENGINE_STATS(STAT)   \
 	STAT(instructions)   \
 	STAT(translations)   \
+	STAT(translations32) \
+	STAT(translations16) \
 	STAT(retranslations) \
 	STAT(entries)        \
 	STAT(comparisons)    \

@@ -316,10 +316,10 @@ static inline struct insn *insn_after(struct engine_cpu *c, struct insn *prev)
 
 /* -- For the translator -- */
 
-uint8_t *interp_code_host(struct engine_cpu *c, uint64_t lin, uint64_t *seq)
+uint8_t *interp_code_host(struct engine_cpu *c, uint64_t *seq)
 {
-	code_room(c, lin);
-	return code_host(c, lin, seq);
+	code_room(c, c->rip);
+	return code_host(c, code_linear(c, c->rip), seq);
 }
 
 bool interp_one(struct engine_cpu *c)

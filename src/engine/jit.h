@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Private to engine/: the translator. A block is a path through guest code of one page, 64-bit (jit_trace.h),
+ * Private to engine/: the translator. A block is a path through guest code of one page, in any mode (jit_trace.h),
  * copied to host code with its registers renamed: the same instruction on the same operands, so the same flags.
  * What it does not copy it hands, instruction by instruction, to the interpreter's handler.
  *
@@ -21,6 +21,7 @@
  *	jit_vector.c	vector instructions
  *	jit_bits.c	bit strings in memory
  *	jit_system.c	instructions of a kernel's everyday work
+ *	jit_mode.c	what is different in 32-bit and 16-bit code
  *	jit_block.c	a block: what belongs to it, its head and its exits
  *	jit_thunk.c	between generated code and C
  *	jit_run.c	the run loop, and what generated code calls
@@ -77,7 +78,14 @@ _Static_assert(SLOW_REASONS == BIT(JIT_EPOCH_SHIFT) - 1, "what the epoch leaves"
 #define JIT_KEY_AVX	8
 #define JIT_KEY_AVX512	16
 #define JIT_KEY_RING0	32
-#define JIT_KEYS	64
+/* Of code that is not 64-bit: its kind, and what else it counts on. */
+#define JIT_KEY_MODE	(3 << 6)
+#define JIT_MODE_32	(1 << 6)
+#define JIT_MODE_16	(2 << 6)
+#define JIT_MODE_REAL	(3 << 6) /* 16-bit code of real or virtual-8086 mode: decoded otherwise */
+#define JIT_KEY_FLAT	0x100	 /* 32-bit code whose DS, ES and SS are all of the linear addresses */
+#define JIT_KEY_STACK32 0x200	 /* SS.B */
+#define JIT_KEYS	0x400
 
 /* Per privilege class: linear page -> host, for reads and for writes. `neg` is minus the page number, so that a
  * sum of 0 is a hit (the look-up may not touch flags); JIT_NO_PAGE never sums to 0. */
@@ -99,18 +107,18 @@ struct jit_near {
 /* No canonical address plus this is one. */
 #define JIT_NO_ADDEND BIT(62)
 
-/* Targets of indirect branches between blocks of one key, by jit_jump_index: the complement of the RIP, and the block's entry. Fresh zeros match
- * RIP ~0 only, whose place is not left zero. */
+/* Targets of indirect branches between blocks of one key, by jit_jump_index: the complement of jit_place, and the block's
+ * entry. Fresh zeros match ~0 only, whose place is not left zero. */
 struct jit_jump {
 	struct {
 		uint64_t not_rip, entry;
 	} at[JIT_JUMPS];
 };
-static inline unsigned jit_jump_index(uint64_t rip)
+static inline unsigned jit_jump_index(uint64_t place)
 {
 	uint64_t h = 0;
 
-	__asm__("crc32q %1, %0" : "+r"(h) : "r"(rip));
+	__asm__("crc32q %1, %0" : "+r"(h) : "r"(place));
 	return (unsigned)h & (JIT_JUMPS - 1);
 }
 
@@ -119,13 +127,15 @@ struct jit_range {
 };
 
 struct jit_block {
-	uint64_t rip;
+	uint64_t rip;	/* linear, as all places of code here: CS has a base outside 64-bit mode */
+	uint32_t base;	/* of CS: jit_place */
 	uint32_t next;	/* hash chain: index + 1 */
 	uint32_t entry; /* code offsets */
 	uint32_t body;
 	uint32_t bytes; /* offset of the copy of its guest bytes in jit->bytes, range by range */
 	uint32_t step;	/* index of its first instruction in jit->step; one more follows the last */
-	uint8_t insns, key, nranges, table;
+	uint16_t key;
+	uint8_t insns, nranges, table;
 	bool global;	 /* its page is */
 	bool dead;	 /* its bytes changed: another block has its place */
 	bool linked;	 /* jit_page.c: into the lists of its pages */
@@ -135,6 +145,12 @@ struct jit_block {
 	uint64_t contents;   /* jit->contents at that time */
 	struct jit_range range[JIT_RANGES];
 };
+
+/* RIP and, outside 64-bit mode, the base of CS: what an indirect branch finds a block by. */
+static inline uint64_t jit_place(const struct jit_block *b)
+{
+	return b->key & JIT_KEY_MODE ? (uint64_t)b->base << 32 | (uint32_t)(b->rip - b->base) : b->rip;
+}
 
 /* An instruction of a block. */
 struct jit_step {
@@ -187,7 +203,7 @@ struct jit {
 	uint64_t vector_wide; /* some block names masks, registers 16..31 or 512 bits */
 	uint32_t vector_want; /* jit_slow: to be loaded before its site goes on */
 	uint32_t slow_site;
-	uint64_t mask_if, mask_not_if, mask_smap, mask_arith, mask_not_arith;
+	uint64_t mask_sign, mask_if, mask_not_if, mask_smap, mask_arith, mask_not_arith;
 	uint64_t mask_bit[3]; /* number of a bit in an operand of 2, 4, 8 bytes */
 	uint64_t sti_opened;  /* not 0: the last STI of generated code did open the shadow */
 	uint64_t tmp, lin;
@@ -240,7 +256,8 @@ struct jit {
 	bool plain[JIT_HEAT]; /* blocks there are made without groups: these were looked up in vain */
 	uint64_t code_pages[JIT_CODE_PAGES / 64];
 	struct {
-		uint64_t translated, flushes, fallbacks, exits, validations, retranslated, bumps, fills, cold;
+		uint64_t translated, translated32, translated16, flushes, fallbacks, exits, validations,
+		    retranslated, bumps, fills, cold;
 	} stats;
 	uint64_t *by_mnemonic; /* jit_stats.c; NULL: not wanted */
 };
@@ -252,16 +269,60 @@ struct jit {
 #define CPU_OFF(f)    ((uint32_t)offsetof(struct engine_cpu, f))
 #define CPU_WORD      CPU_OFF(exit_word)
 
+/* The part that says in which mode code is. */
+static inline unsigned jit_mode_key(const struct engine_cpu *c)
+{
+	unsigned key = c->stack32 ? JIT_KEY_STACK32 : 0;
+
+	if (c->mode_key == 16)
+		return key | JIT_MODE_16;
+	if (c->mode_key == MODE_REAL)
+		return key | JIT_MODE_REAL;
+	return key | JIT_MODE_32 | (c->seg_flat[DS] & c->seg_flat[ES] & c->seg_flat[SS] ? JIT_KEY_FLAT : 0);
+}
+
 static inline unsigned jit_key(const struct engine_cpu *c)
 {
 	unsigned key = (c->tlb_key & JIT_KEY_CLASS) | (c->cpl ? 0 : JIT_KEY_RING0);
 
+	if (!c->code64)
+		key |= jit_mode_key(c);
 	if ((c->cr0 & (CR0_TS | CR0_EM)) || !(c->cr4 & CR4_OSFXSR))
 		return key;
 	key |= JIT_KEY_SSE;
 	if ((c->cr4 & CR4_OSXSAVE) && (c->xcr0 & 6) == 6)
 		key |= JIT_KEY_AVX | ((c->xcr0 & 0xe6) == 0xe6 ? JIT_KEY_AVX512 : 0);
 	return key;
+}
+
+/* Base of the code segment. */
+static inline uint32_t jit_base(const struct engine_cpu *c)
+{
+	return c->code64 ? 0 : (uint32_t)c->seg[CS].base;
+}
+
+/* The linear address of RIP, and back. */
+static inline uint64_t jit_lin(const struct engine_cpu *c)
+{
+	return c->code64 ? c->rip : (uint32_t)(c->seg[CS].base + c->rip);
+}
+static inline void jit_go(struct engine_cpu *c, uint64_t lin)
+{
+	c->rip = c->code64 ? lin : (uint32_t)(lin - c->seg[CS].base);
+}
+
+/* The highest IP of a mode. */
+static inline uint32_t jit_last_ip(unsigned key)
+{
+	return (key & JIT_KEY_MODE) == JIT_MODE_32 ? UINT32_MAX : UINT16_MAX;
+}
+
+/* True if blocks may be made of the code at RIP: it has all the IPs of its mode, so nobody need look at CS's limit. */
+static inline bool jit_may(const struct engine_cpu *c)
+{
+	uint32_t last = c->mode_key == 32 ? UINT32_MAX : UINT16_MAX;
+
+	return likely(c->code64) || (c->seg[CS].limit >= last && c->rip <= last);
 }
 
 /* Privilege class of explicit accesses now. */
@@ -306,7 +367,8 @@ __attribute__((no_sanitize("thread"))) static inline uint64_t jit_progress(const
 void jit_flush(struct engine_cpu *c);
 /* Number of the table of indirect targets for blocks of this key; -1: all are taken, and a flush is what helps. */
 int jit_table(struct jit *j, unsigned key);
-struct jit_block *jit_find(struct engine_cpu *c, uint64_t rip);
+/* The block at c->rip; NULL. */
+struct jit_block *jit_find(struct engine_cpu *c);
 void jit_insert(struct engine_cpu *c, struct jit_block *b);
 /* Makes generated code's windows known to base_window_find on this thread; NULL ends that. */
 void jit_watch(struct jit *j);
@@ -402,7 +464,8 @@ void jit_perf_thunks(const struct jit *j);
 void jit_perf_block(const struct jit *j, const struct jit_block *b);
 
 /* -- interp.c -- */
-uint8_t *interp_code_host(struct engine_cpu *c, uint64_t lin, uint64_t *seq);
+/* Where the code at c->rip is. May raise. */
+uint8_t *interp_code_host(struct engine_cpu *c, uint64_t *seq);
 /* Executes one instruction by its handler; the boundary is calm. True if RIP stands behind it. */
 bool interp_one(struct engine_cpu *c);
 

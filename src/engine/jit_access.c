@@ -13,12 +13,57 @@
 
 /* -- Addresses -- */
 
+/* Outside 64-bit mode: the offset plus delta in r14. */
+static void emit_offset(struct making *m, const struct address *a, int64_t delta)
+{
+	int64_t disp = a->disp + delta;
+	struct emit *e = &m->e;
+
+	if (a->absolute) {
+		e_mov_imm(e, H_R14, a->width == 16 ? (uint16_t)disp : (uint32_t)disp);
+		return;
+	}
+	e_lea_full(e, false, false, H_R14, a->base < 0 ? -1 : jit_host_of(a->base),
+		   a->index < 0 ? -1 : jit_host_of(a->index), a->scale, (int32_t)disp);
+	if (a->width == 16)
+		e_rr(e, OP_MOVZX16, false, H_R14, H_R14);
+}
+
+static void add_base(struct making *m, const struct address *a)
+{
+	if (!a->seg)
+		return;
+	e_gs(&m->e, OP_MOV_LOAD, false, H_RCX, a->seg);
+	e_lea_full(&m->e, false, false, H_R14, H_R14, H_RCX, 0, 0);
+}
+
+/* The linear address in r14, if all of the access lies in its segment and may be made there. Uses rcx. */
+static void emit_checked(struct making *m, const struct address *a, const struct jit_site *s)
+{
+	uint32_t room = CPU_OFF(seg_room) + 8 * (SEGS * (s->kind == SITE_WRITE) + a->check - 1U);
+	struct emit *e = &m->e;
+
+	emit_offset(m, a, 0);
+	e_gs(e, OP_MOV_LOAD, true, H_RCX, room);
+	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, s->size - 1);
+	e_not(e, H_RCX);
+	e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_sign));
+	e_jrcxz(e, 5);
+	jit_jump_slow(m, m->outside, NULL, 0);
+	add_base(m, a);
+}
+
 /* The linear address plus delta in r14; uses r15 and rcx. */
 static void emit_linear(struct making *m, const struct address *a, int64_t delta)
 {
 	struct emit *e = &m->e;
 	int64_t disp = a->disp + delta;
 
+	if (a->width) {
+		emit_offset(m, a, delta);
+		add_base(m, a);
+		return;
+	}
 	if (a->absolute) {
 		e_mov_imm(e, H_R14, (uint64_t)disp);
 	} else {
@@ -41,7 +86,9 @@ static void emit_linear(struct making *m, const struct address *a, int64_t delta
 /* A host register that is the address but for its displacement; -1: there is none. */
 static int direct_base(const struct address *a)
 {
-	return a->base >= 0 && a->index < 0 && !a->seg && !jit_in_memory(a->base) ? jit_host_of(a->base) : -1;
+	return a->base >= 0 && a->index < 0 && !a->seg && !a->width && !jit_in_memory(a->base)
+		   ? jit_host_of(a->base)
+		   : -1;
 }
 
 /* -- The look-up -- */
@@ -68,10 +115,17 @@ static void emit_judge(struct making *m, const struct jit_site *s, const struct 
 	jit_jump_slow(m, s, a, delta);
 }
 
+static uint64_t constant(const struct address *a, int64_t delta)
+{
+	uint64_t at = (uint64_t)(a->disp + delta);
+
+	return a->width == 16 ? (uint16_t)at : a->width ? (uint32_t)at : at;
+}
+
 /* A place that is known: its page and index are constants. */
 static void look_absolute(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
 {
-	uint64_t first = (uint64_t)(a->disp + delta), last = first + s->size - 1;
+	uint64_t first = constant(a, delta), last = first + s->size - 1;
 	struct look t = columns(m, s->kind == SITE_WRITE);
 	uint32_t at = 8 * (uint32_t)(first >> PAGE_SHIFT & (JIT_TLB - 1));
 	struct emit *e = &m->e;
@@ -85,7 +139,7 @@ static void look_absolute(struct making *m, const struct jit_site *s, const stru
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
 	emit_judge(m, s, a, delta);
 	e_gs(e, OP_MOV_LOAD, true, H_R15, t.add + at);
-	e_mov_imm(e, H_R14, (uint64_t)a->disp);
+	e_mov_imm(e, H_R14, constant(a, 0));
 	m->at = (struct place_of){H_R14, H_R15, 0};
 }
 
@@ -134,7 +188,10 @@ static void look_near(struct making *m, const struct jit_site *s, const struct a
 		e_lea_full(e, true, false, H_RCX, base, H_R15, 0, (int32_t)(a->disp + delta));
 	} else {
 		m->at = (struct place_of){H_R14, H_R15, (int32_t)-delta};
-		emit_linear(m, a, delta);
+		if (a->check)
+			emit_checked(m, a, s);
+		else
+			emit_linear(m, a, delta);
 		e_gs(e, OP_MOV_LOAD, true, H_R15, near.neg);
 		e_lea_full(e, true, false, H_RCX, H_R14, H_R15, 0, 0);
 	}
@@ -176,7 +233,7 @@ void jit_access_far(struct making *m, const struct jit_site *s, const struct add
 static bool same_address(const struct address *a, const struct address *b)
 {
 	return a->base == b->base && a->index == b->index && a->scale == b->scale && a->disp == b->disp &&
-	       a->absolute == b->absolute && a->seg == b->seg;
+	       a->absolute == b->absolute && a->seg == b->seg && a->width == b->width;
 }
 
 /* The access that the trace found for what is emitted now; NULL: it is alone. */
@@ -233,6 +290,8 @@ struct jit_site *jit_access(struct making *m, const struct address *a, enum jit_
 
 	if (g && !fits(a->disp + delta) && !a->absolute)
 		g = NULL;
+	/* An access that its segment does not allow is the handler's at once. */
+	m->outside = a->check ? jit_site_new(m, SITE_CALL, 0) : NULL;
 	if (g && g->led) {
 		s = jit_site_new(m, kind, size);
 		s->member = true;

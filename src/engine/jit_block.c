@@ -239,7 +239,7 @@ static void emit_body(struct making *m)
 static bool read_page(struct engine_cpu *c, uint8_t *buf, uint8_t **page)
 {
 	uint64_t seq;
-	uint8_t *host = interp_code_host(c, c->rip, &seq);
+	uint8_t *host = interp_code_host(c, &seq);
 
 	*page = (uint8_t *)((uint64_t)host & ~PAGE_OFFSET_MASK);
 	return !raw_copy(c, buf, *page, PAGE_SIZE, seq);
@@ -249,8 +249,9 @@ static bool read_page(struct engine_cpu *c, uint8_t *buf, uint8_t **page)
 static bool room(const struct jit *j)
 {
 	return j->used + BLOCK_ROOM < JIT_CODE_SIZE && j->nblocks + 1 < JIT_BLOCKS &&
-	       j->nsites + JIT_BLOCK_MAX * 5 + 1 < JIT_SITES && j->nexits + JIT_BLOCK_MAX + 1 < JIT_EXITS &&
-	       j->nsteps + JIT_BLOCK_MAX + 1 < JIT_STEPS && j->bytes_used + PAGE_SIZE < JIT_BYTES;
+	       j->nsites + JIT_BLOCK_MAX * JIT_INSN_SITES + 1 < JIT_SITES &&
+	       j->nexits + JIT_BLOCK_MAX + 1 < JIT_EXITS && j->nsteps + JIT_BLOCK_MAX + 1 < JIT_STEPS &&
+	       j->bytes_used + PAGE_SIZE < JIT_BYTES;
 }
 
 /* Keeps what the block was made from. */
@@ -265,6 +266,13 @@ static void keep_bytes(struct jit *j, struct jit_block *b, const struct trace *t
 	}
 }
 
+static void count_translation(struct jit *j, unsigned key)
+{
+	j->stats.translated++;
+	j->stats.translated32 += (key & JIT_KEY_MODE) == JIT_MODE_32;
+	j->stats.translated16 += (key & JIT_KEY_MODE) > JIT_MODE_32;
+}
+
 struct jit_block *jit_translate(struct engine_cpu *c)
 {
 	struct jit *j = c->jit;
@@ -276,7 +284,7 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 		jit_flush(c);
 	if (!read_page(c, m.t->page, &page))
 		return NULL;
-	trace_make(c, m.t, *jit_plain(j, c->rip));
+	trace_make(c, m.t, *jit_plain(j, jit_lin(c)));
 	if (!m.t->n)
 		return NULL;
 	sites = j->nsites;
@@ -284,10 +292,11 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	m.first_exit = j->nexits;
 	m.block_id = j->nblocks;
 	m.b = &j->block[m.block_id];
-	*m.b = (struct jit_block){.rip = c->rip,
-				  .key = (uint8_t)jit_key(c),
+	*m.b = (struct jit_block){.rip = jit_lin(c),
+				  .base = jit_base(c),
+				  .key = (uint16_t)jit_key(c),
 				  .table = (uint8_t)jit_table(j, jit_key(c)),
-				  .global = jit_is_global(c, c->rip),
+				  .global = jit_is_global(c, jit_lin(c)),
 				  .insns = (uint8_t)m.t->n,
 				  .step = steps};
 	m.e = (struct emit){.j = j, .p = j->rw + j->used, .end = j->rw + j->used + BLOCK_ROOM};
@@ -305,9 +314,9 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	keep_bytes(j, m.b, m.t);
 	j->used = (e_here(&m.e) + 15) & ~15U;
 	j->nblocks++;
-	j->stats.translated++;
+	count_translation(j, m.b->key);
 	jit_perf_block(j, m.b);
-	jit_page_compared(c, m.b, page + (c->rip & PAGE_OFFSET_MASK));
+	jit_page_compared(c, m.b, page + (jit_lin(c) & PAGE_OFFSET_MASK));
 	j->stamp[m.block_id] = JIT_NO_STAMP; /* validated at its first entry */
 	jit_insert(c, m.b);
 	return m.b;

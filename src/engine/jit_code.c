@@ -74,6 +74,7 @@ static void set_constants(struct engine_cpu *c)
 	j->mask_global = JIT_MASK_GLOBAL;
 	for (unsigned k = 0; k < ARRAY_SIZE(j->mask_near); k++)
 		j->mask_near[k] = ~PAGE_OFFSET_MASK | ((1U << k) - 1);
+	j->mask_sign = BIT(63);
 	j->mask_if = FLAG_IF;
 	j->mask_not_if = ~FLAG_IF;
 	j->mask_smap = CR4_SMAP;
@@ -169,15 +170,17 @@ int jit_table(struct jit *j, unsigned key)
 	return j->table_of[key] - 1;
 }
 
-struct jit_block *jit_find(struct engine_cpu *c, uint64_t rip)
+struct jit_block *jit_find(struct engine_cpu *c)
 {
+	uint64_t rip = jit_lin(c);
 	struct jit *j = c->jit;
 	unsigned key = jit_key(c);
+	uint32_t base = jit_base(c);
 
 	for (uint32_t k = j->bucket[hash(rip, key)]; k; k = j->block[k - 1].next) {
 		struct jit_block *b = &j->block[k - 1];
 
-		if (b->rip == rip && b->key == key && !b->dead)
+		if (b->rip == rip && b->key == key && b->base == base && !b->dead)
 			return b;
 	}
 	return NULL;
@@ -192,7 +195,7 @@ void jit_insert(struct engine_cpu *c, struct jit_block *b)
 	for (uint32_t *k = head; *k;) {
 		struct jit_block *old = &j->block[*k - 1];
 
-		if (old->dead && old->rip == b->rip && old->key == b->key) {
+		if (old->dead && old->rip == b->rip && old->key == b->key && old->base == b->base) {
 			j->rw[old->entry] = 0xe9;
 			jit_patch(j, old->entry + 1, b->entry);
 			*k = old->next;

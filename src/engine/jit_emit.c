@@ -63,6 +63,29 @@ void e_lea_full(struct emit *e, bool w, bool size16, unsigned reg, int base, int
 		e32(e, (uint32_t)disp);
 }
 
+void e_not(struct emit *e, unsigned reg)
+{
+	rex(e, true, 0, 0, reg);
+	e8(e, 0xf7);
+	e8(e, 0xd0 | (reg & 7));
+}
+
+void e_mov8(struct emit *e, unsigned reg, unsigned rm)
+{
+	e_rr(e, 0x8a, false, reg, rm);
+}
+
+/* VEX.LZ.F2.0F3A.W1 F0 /r ib */
+void e_rorx(struct emit *e, unsigned reg, unsigned src, unsigned by)
+{
+	e8(e, 0xc4);
+	e8(e, (reg >> 3 ? 0 : 0x80) | 0x40 | (src >> 3 ? 0 : 0x20) | 3);
+	e8(e, 0x80 | 15 << 3 | 3);
+	e8(e, 0xf0);
+	e8(e, 0xc0 | (reg & 7) << 3 | (src & 7));
+	e8(e, by);
+}
+
 void e_lea(struct emit *e, unsigned reg, unsigned base, int32_t disp)
 {
 	e_lea_full(e, true, false, reg, (int)base, -1, 0, disp);
@@ -171,19 +194,31 @@ void e_operand(struct emit *e, unsigned reg, const struct place_of *at, bool dis
 		e32(e, (uint32_t)at->disp);
 }
 
-static void mem(struct emit *e, unsigned op, unsigned reg, const struct place_of *at)
+static void mem(struct emit *e, unsigned op, bool w, unsigned reg, const struct place_of *at)
 {
-	rex(e, true, reg, (unsigned)at->index, (unsigned)at->base);
-	e8(e, op);
+	rex(e, w, reg, (unsigned)at->index, (unsigned)at->base);
+	opcode(e, op);
 	e_operand(e, reg, at, true);
+}
+
+void e_load_size(struct emit *e, unsigned reg, const struct place_of *at, unsigned size)
+{
+	mem(e, size == 2 ? OP_MOVZX16 : OP_MOV_LOAD, size == 8, reg, at);
+}
+
+void e_store_size(struct emit *e, unsigned reg, const struct place_of *at, unsigned size)
+{
+	if (size == 2)
+		e8(e, 0x66);
+	mem(e, OP_MOV_STORE, size == 8, reg, at);
 }
 
 void e_load(struct emit *e, unsigned reg, const struct place_of *at)
 {
-	mem(e, OP_MOV_LOAD, reg, at);
+	e_load_size(e, reg, at, 8);
 }
 
 void e_store(struct emit *e, unsigned reg, const struct place_of *at)
 {
-	mem(e, OP_MOV_STORE, reg, at);
+	e_store_size(e, reg, at, 8);
 }

@@ -96,6 +96,15 @@ struct place_of {
 	int32_t disp;
 };
 void e_operand(struct emit *e, unsigned reg, const struct place_of *at, bool disp8);
+/* not reg: no flags */
+void e_not(struct emit *e, unsigned reg);
+/* mov reg, rm of 8 bits; registers in their low form */
+void e_mov8(struct emit *e, unsigned reg, unsigned rm);
+/* rorx reg, reg, by of 64 bits: no flags */
+void e_rorx(struct emit *e, unsigned reg, unsigned src, unsigned by);
+/* mov between a place and a register of 2, 4 or 8 bytes; loads are zero-extended */
+void e_load_size(struct emit *e, unsigned reg, const struct place_of *at, unsigned size);
+void e_store_size(struct emit *e, unsigned reg, const struct place_of *at, unsigned size);
 /* mov between a place and a 64-bit register */
 void e_load(struct emit *e, unsigned reg, const struct place_of *at);
 void e_store(struct emit *e, unsigned reg, const struct place_of *at);
@@ -103,6 +112,10 @@ void e_store(struct emit *e, unsigned reg, const struct place_of *at);
 #define OP_MOV_LOAD  0x8b
 #define OP_MOV_STORE 0x89
 #define OP_LEA	     0x8d
+#define OP_MOVZX16   0x0fb7
+
+/* Sites, and stubs, that one instruction may need: three accesses of which each is checked, and a branch. */
+#define JIT_INSN_SITES 7
 
 /* What a block's making remembers. */
 struct making {
@@ -114,12 +127,13 @@ struct making {
 	struct trace *t;
 	unsigned index; /* of the instruction in the trace */
 	const struct trace_insn *i;
-	struct insn_decoded d; /* its own */
-	uint64_t next;	       /* behind it */
-	unsigned accesses;     /* of it that were emitted */
-	struct place_of at;    /* the operand of the last one */
-	struct jit_site *led;  /* the look-up for a group that it made */
-	int uncounted;	       /* instructions that c->retired has not heard of yet (statistics) */
+	struct insn_decoded d;	  /* its own */
+	uint64_t next;		  /* behind it */
+	unsigned accesses;	  /* of it that were emitted */
+	struct place_of at;	  /* the operand of the last one */
+	struct jit_site *led;	  /* the look-up for a group that it made */
+	struct jit_site *outside; /* where an access that its segment does not allow goes */
+	int uncounted;		  /* instructions that c->retired has not heard of yet (statistics) */
 	/* slow stubs to be placed behind the block: their sites and the jumps that go there */
 	struct {
 		uint32_t site, patch;
@@ -128,7 +142,7 @@ struct making {
 		uint32_t back;
 		struct address a;
 		int64_t delta;
-	} stub[JIT_BLOCK_MAX * 5 + 1];
+	} stub[JIT_BLOCK_MAX * JIT_INSN_SITES + 1];
 	unsigned nstubs;
 	uint32_t first_exit; /* their stubs follow */
 	bool ends;	     /* the instruction ended the block */
@@ -162,6 +176,22 @@ bool jit_vector_op(struct making *m);
 
 /* -- jit_bits.c: BT, BTS, BTR, BTC of a bit string in memory -- */
 bool jit_bit_string(struct making *m);
+
+/* Jumps to the block that the table of indirect targets has for the IP in r14, by way of `jump_r14`; else to the site's slow
+ * stub. */
+void jit_look_up_target(struct making *m, const struct jit_site *s);
+void jit_jump_r14(struct making *m);
+
+/* -- jit_mode.c, for code that is not 64-bit -- */
+/* Instructions on the stack, or JMP and CALL by register or memory; false: for the interpreter. */
+bool jit_mode_stack_op(struct making *m);
+bool jit_mode_indirect(struct making *m, bool call);
+/* The return address. */
+void jit_mode_push_return(struct making *m);
+/* A copy of m->d means the same in 64-bit mode; its prefixes are changed so that it does, if that is what it takes. */
+bool jit_mode_same(struct making *m);
+/* LOOP and JCXZ, in all modes. */
+bool jit_mode_loop(struct making *m);
 
 /* -- jit_system.c: privileged ones, and PUSHF -- */
 bool jit_system_op(struct making *m);

@@ -28,9 +28,27 @@ int jit_host_of(int n)
 	return host_of[n];
 }
 
+/* AH..BH cannot be named beside a REX prefix: they come to a temp, and are put back by turning their register. */
+static unsigned high_in(struct making *m, int n, unsigned temp)
+{
+	e_rorx(&m->e, temp, (unsigned)host_of[n - 16], 8);
+	return temp;
+}
+
+static void high_out(struct making *m, int n, unsigned temp)
+{
+	unsigned host = (unsigned)host_of[n - 16];
+
+	e_rorx(&m->e, host, host, 8);
+	e_mov8(&m->e, host, temp);
+	e_rorx(&m->e, host, host, 64 - 8);
+}
+
 /* A host register that holds guest register n: its own, or `temp` after a load. */
 unsigned jit_reg_in(struct making *m, int n, unsigned temp)
 {
+	if (n >= 16)
+		return high_in(m, n, temp);
 	if (host_of[n] >= 0)
 		return (unsigned)host_of[n];
 	e_gs(&m->e, OP_MOV_LOAD, true, temp, GPR_OFF(n));
@@ -39,13 +57,15 @@ unsigned jit_reg_in(struct making *m, int n, unsigned temp)
 
 void jit_reg_out(struct making *m, int n, unsigned temp)
 {
-	if (host_of[n] < 0)
+	if (n >= 16)
+		high_out(m, n, temp);
+	else if (host_of[n] < 0)
 		e_gs(&m->e, OP_MOV_STORE, true, temp, GPR_OFF(n));
 }
 
 bool jit_in_memory(int n)
 {
-	return host_of[n] < 0;
+	return n >= 16 || host_of[n] < 0;
 }
 
 struct operands {
@@ -67,7 +87,7 @@ static bool sort_register(const struct making *m, const ZydisDecodedOperand *o, 
 
 	if (r == ZYDIS_REGISTER_RFLAGS || r == ZYDIS_REGISTER_EFLAGS || r == ZYDIS_REGISTER_FLAGS)
 		return true;
-	if (n < 0 || n >= 16)
+	if (n < 0)
 		return false;
 	switch (o->encoding) {
 	case ZYDIS_OPERAND_ENCODING_MODRM_REG: ops->reg = o; return true;
@@ -78,7 +98,7 @@ static bool sort_register(const struct making *m, const ZydisDecodedOperand *o, 
 			ops->cl = true;
 			return true;
 		}
-		return host_of[n] == n;
+		return host_of[n & 15] == (n & 15);
 	default: return false;
 	}
 }
@@ -115,10 +135,8 @@ static unsigned rename_in(struct making *m, const ZydisDecodedOperand *o, unsign
 /* Stores back what a temp held. */
 static void rename_out(struct making *m, const ZydisDecodedOperand *o, unsigned temp)
 {
-	int n = o ? decode_gpr_number(o->reg.value) : 0;
-
-	if (o && host_of[n] < 0 && jit_writes(o))
-		e_gs(&m->e, OP_MOV_STORE, true, temp, GPR_OFF(n));
+	if (o && jit_writes(o))
+		jit_reg_out(m, decode_gpr_number(o->reg.value), temp);
 }
 
 /* -- Bytes -- */
@@ -233,7 +251,7 @@ static bool copy_registers(struct making *m, const struct operands *ops)
 static bool copy_memory(struct making *m, const struct operands *ops)
 {
 	unsigned reg = m->d.in.raw.modrm.reg, size = ops->mem->size / 8;
-	bool slot = ops->reg && host_of[decode_gpr_number(ops->reg->reg.value)] < 0;
+	bool slot = ops->reg && jit_in_memory(decode_gpr_number(ops->reg->reg.value));
 	struct jit_site *s;
 	struct address a;
 
@@ -249,30 +267,6 @@ static bool copy_memory(struct making *m, const struct operands *ops)
 	s->end = e_here(&m->e);
 	rename_out(m, ops->reg, H_RCX);
 	return true;
-}
-
-/* AH..BH cannot be named beside a REX prefix: bytes as they are, if all registers keep their names. */
-static bool copy_verbatim(struct making *m)
-{
-	bool high = false;
-
-	if (m->d.in.attributes & ZYDIS_ATTRIB_HAS_REX)
-		return false;
-	for (unsigned k = 0; k < m->d.in.operand_count; k++) {
-		const ZydisDecodedOperand *o = &m->d.op[k];
-		int n = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? decode_gpr_number(o->reg.value) : RAX;
-
-		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY || o->type == ZYDIS_OPERAND_TYPE_POINTER)
-			return false;
-		high |= n >= 16;
-		n = n >= 16 ? n - 16 : n;
-		if (n < 0 ? o->reg.value < ZYDIS_REGISTER_FLAGS || o->reg.value > ZYDIS_REGISTER_RFLAGS
-			  : host_of[n] != n)
-			return false;
-	}
-	for (unsigned k = 0; high && k < m->d.in.length; k++)
-		e8(&m->e, m->i->bytes[k]);
-	return high;
 }
 
 static bool divides(const struct making *m)
@@ -374,6 +368,15 @@ static bool copyable(const ZydisDecodedInstruction *in)
 
 /* -- LEA and the stack -- */
 
+/* Sums of other sizes: what a 16-bit result keeps, and an address of 16 bits cuts off. */
+static void lea_small(struct making *m, const struct address *a, unsigned dst)
+{
+	e_lea_full(&m->e, false, m->d.in.operand_width == 16, dst, a->base < 0 ? -1 : host_of[a->base],
+		   a->index < 0 ? -1 : host_of[a->index], a->scale, (int32_t)a->disp);
+	if (a->width == 16 && m->d.in.operand_width == 32)
+		e_rr(&m->e, OP_MOVZX16, false, dst, dst);
+}
+
 static bool op_lea(struct making *m)
 {
 	int n = decode_gpr_number(m->d.op[0].reg.value);
@@ -381,7 +384,13 @@ static bool op_lea(struct making *m)
 	struct address a;
 	unsigned dst;
 
-	if (!trace_address(m->i, &m->d.op[1], &a) || n < 0 || width == 16)
+	if (!trace_address(m->i, &m->d.op[1], &a) || n < 0)
+		return false;
+	if (a.width && !a.absolute) {
+		lea_small(m, &a, (unsigned)host_of[n]);
+		return true;
+	}
+	if (width == 16 || a.width == 16)
 		return false;
 	dst = host_of[n] < 0 ? H_R14 : (unsigned)host_of[n];
 	if (a.absolute) {
@@ -493,12 +502,15 @@ static bool op_leave(struct making *m)
 
 /* -- Branches -- */
 
-/* The target in r14 -> jump to its block by the table, by way of `between`; else to the site's slow stub. */
-static void look_up_target(struct making *m, const struct jit_site *s)
+void jit_look_up_target(struct making *m, const struct jit_site *s)
 {
 	uint32_t table = JIT_OFF(jump) + m->b->table * (uint32_t)sizeof(struct jit_jump);
 	struct emit *e = &m->e;
 
+	if (m->b->base) {
+		e_mov_imm(e, H_R15, (uint64_t)m->b->base << 32);
+		e_lea_full(e, true, false, H_R14, H_R14, H_R15, 0, 0);
+	}
 	e_mov_imm(e, H_R15, 0);
 	e_crc32(e, H_R15, H_R14);
 	e_pdep(e, H_R15, H_R15, JIT_OFF(mask_jump));
@@ -509,7 +521,7 @@ static void look_up_target(struct making *m, const struct jit_site *s)
 	e_gs_index(e, H_R14, H_R15, table + (uint32_t)offsetof(struct jit_jump, at[0].entry));
 }
 
-static void jump_r14(struct making *m)
+void jit_jump_r14(struct making *m)
 {
 	e8(&m->e, 0x41);
 	e8(&m->e, 0xff);
@@ -539,12 +551,12 @@ static bool op_ret(struct making *m)
 		e_jrcxz(&m->e, 5);
 		jit_jump_slow(m, s, NULL, 0);
 	} else {
-		look_up_target(m, s);
+		jit_look_up_target(m, s);
 	}
 	e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, pop);
 	if (m->i->way == WAY_BACK)
 		return true;
-	jump_r14(m);
+	jit_jump_r14(m);
 	m->ends = true;
 	return true;
 }
@@ -552,8 +564,13 @@ static bool op_ret(struct making *m)
 /* Pushes the return address; then the block's exit follows. */
 static void push_return(struct making *m)
 {
-	struct jit_site *s = stack_access(m, SITE_WRITE, -8);
+	struct jit_site *s;
 
+	if (m->b->key & JIT_KEY_MODE) {
+		jit_mode_push_return(m);
+		return;
+	}
+	s = stack_access(m, SITE_WRITE, -8);
 	e_mov_imm(&m->e, H_RCX, m->next);
 	e_store(&m->e, H_RCX, &m->at);
 	stack_done(m, s, -8);
@@ -584,13 +601,13 @@ static bool op_indirect(struct making *m, bool call)
 			e_rr(&m->e, OP_MOV_STORE, true, r, H_R14);
 	}
 	s = jit_site_new(m, SITE_CALL, 0);
-	look_up_target(m, s);
+	jit_look_up_target(m, s);
 	if (call) {
 		e_gs(&m->e, OP_MOV_STORE, true, H_R14, JIT_OFF(tmp));
 		push_return(m);
 		e_jmp_gs(&m->e, JIT_OFF(tmp));
 	} else {
-		jump_r14(m);
+		jit_jump_r14(m);
 	}
 	m->ends = true;
 	return true;
@@ -609,11 +626,13 @@ static bool op_branch(struct making *m)
 {
 	const ZydisDecodedOperand *o = &m->d.op[0];
 	bool relative = o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && o->imm.is_relative;
-	uint64_t target = relative ? m->next + o->imm.value.u : 0;
+	uint64_t target = m->i->target;
 	unsigned op = m->d.in.opcode;
 
 	if (m->d.in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || (relative && !is_canonical(target)))
 		return false;
+	if (!relative && m->b->key & JIT_KEY_MODE)
+		return jit_mode_indirect(m, m->d.in.mnemonic == ZYDIS_MNEMONIC_CALL);
 	if (!relative)
 		return op_indirect(m, m->d.in.mnemonic == ZYDIS_MNEMONIC_CALL);
 	if (trace_is_jcc(m->i)) {
@@ -621,6 +640,8 @@ static bool op_branch(struct making *m)
 		op_jcc(m, op & 15, target);
 		return true;
 	}
+	if (op == 0xe2 || op == 0xe3)
+		return jit_mode_loop(m);
 	if (op != 0xe9 && op != 0xeb && op != 0xe8)
 		return false;
 	jit_count(m);
@@ -637,12 +658,14 @@ bool jit_op(struct making *m)
 {
 	struct operands ops;
 
+	bool mode = m->b->key & JIT_KEY_MODE;
+
 	switch (m->d.in.mnemonic) {
 	case ZYDIS_MNEMONIC_LEA: return op_lea(m);
-	case ZYDIS_MNEMONIC_PUSH: return op_push(m);
-	case ZYDIS_MNEMONIC_POP: return op_pop(m);
-	case ZYDIS_MNEMONIC_LEAVE: return op_leave(m);
-	case ZYDIS_MNEMONIC_RET: return op_ret(m);
+	case ZYDIS_MNEMONIC_PUSH: return mode ? jit_mode_stack_op(m) : op_push(m);
+	case ZYDIS_MNEMONIC_POP: return mode ? jit_mode_stack_op(m) : op_pop(m);
+	case ZYDIS_MNEMONIC_LEAVE: return mode ? jit_mode_stack_op(m) : op_leave(m);
+	case ZYDIS_MNEMONIC_RET: return mode ? jit_mode_stack_op(m) : op_ret(m);
 	case ZYDIS_MNEMONIC_NOP: return !(m->d.in.attributes & ZYDIS_ATTRIB_HAS_LOCK);
 	default: break;
 	}
@@ -655,8 +678,8 @@ bool jit_op(struct making *m)
 		return op_branch(m);
 	if (!copyable(&m->d.in))
 		return jit_bit_string(m) || jit_system_op(m) || jit_vector_op(m);
-	if (!sort_operands(m, &ops))
-		return !divides(m) && copy_verbatim(m);
+	if (!sort_operands(m, &ops) || (mode && !jit_mode_same(m)))
+		return false;
 	if ((m->d.in.attributes & ZYDIS_ATTRIB_HAS_LOCK) && !ops.mem)
 		return false;
 	if (!ops.mem && divides(m))

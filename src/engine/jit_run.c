@@ -36,7 +36,7 @@ static bool same_code(struct engine_cpu *c, struct jit_block *b)
 	long left;
 
 again:
-	host = interp_code_host(c, b->rip, &seq);
+	host = interp_code_host(c, &seq);
 	if (b->global && !jit_is_global(c, b->rip))
 		return false;
 	if (host == b->host && j->contents == b->contents)
@@ -63,7 +63,7 @@ static uint64_t enter_block(struct engine_cpu *c, struct jit_block *b)
 	struct jit *j = c->jit;
 	uint32_t id = (uint32_t)(b - j->block);
 
-	c->rip = b->rip;
+	jit_go(c, b->rip);
 	if (!jit_calm(c) || jit_key(c) != b->key)
 		return 0;
 	if (!same_code(c, b)) {
@@ -84,20 +84,20 @@ static void link_to(struct engine_cpu *c, const struct jit_block *b, uint32_t ex
 {
 	struct jit *j = c->jit;
 	struct jit_jump *t = &j->jump[b->table];
-	unsigned i = jit_jump_index(b->rip);
+	unsigned i = jit_jump_index(jit_place(b));
 
 	if (exit_id != JIT_NO_EXIT && j->exit[exit_id].target == b->rip && j->exit[exit_id].key == b->key) {
 		jit_patch(j, j->exit[exit_id].patch, b->entry);
 		return;
 	}
 	t->at[i].entry = (uint64_t)j->rx + b->entry;
-	t->at[i].not_rip = ~b->rip;
+	t->at[i].not_rip = ~jit_place(b);
 }
 
 /* RIP stands somewhere else: the block there, if there is one; 0 = leave. Its head looks at the word. */
 static uint64_t go_on_at(struct engine_cpu *c)
 {
-	struct jit_block *b = c->code64 ? jit_find(c, c->rip) : NULL;
+	struct jit_block *b = jit_may(c) ? jit_find(c) : NULL;
 
 	if (!b)
 		return 0;
@@ -175,10 +175,11 @@ static bool step_over(struct engine_cpu *c, const struct jit_block *b, unsigned 
 	uint32_t dropped = j->dropped;
 
 	j->stats.fallbacks++;
-	c->rip = rip_of(b, step_of(j, b, k));
+	jit_go(c, rip_of(b, step_of(j, b, k)));
 	execute(c, b, step_of(j, b, k));
-	return next->at != JIT_NOWHERE && c->rip == rip_of(b, next) && c->code64 && jit_key(c) == key &&
-	       dropped == j->dropped && jit_block_word(c, b) + j->stamp[b - j->block] == 0;
+	return next->at != JIT_NOWHERE && jit_lin(c) == rip_of(b, next) && jit_key(c) == key &&
+	       jit_base(c) == b->base && jit_may(c) && dropped == j->dropped &&
+	       jit_block_word(c, b) + j->stamp[b - j->block] == 0;
 }
 
 /* No look-up for a group: if that is the rule here, the block is made again without. */
@@ -238,14 +239,14 @@ static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, str
 static bool find_page(struct engine_cpu *c, const struct jit_site *s, const struct jit_block *b)
 {
 	struct jit *j = c->jit;
-	uint64_t lin = j->lin + s->own;
+	uint64_t lin = c->code64 ? j->lin + s->own : (uint32_t)(j->lin + s->own);
 	struct place p;
 
 	if (jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE))
 		return true;
 	if (!s->plain || s->own_size - 1U > (~lin & PAGE_OFFSET_MASK) || !is_canonical(lin))
 		return false;
-	c->rip = rip_of(b, step_of(j, b, s->index));
+	jit_go(c, rip_of(b, step_of(j, b, s->index)));
 	if (unlikely(j->by_mnemonic))
 		c->retired += (uint64_t)(int64_t)s->uncounted;
 	mmu_translate(c, lin, s->own_write ? ACC_WRITE : ACC_READ, &p);
@@ -270,7 +271,7 @@ uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
 	if (unlikely(s->behind_sti && j->sti_opened)) {
 		/* In its shadow, and perhaps about to leave: the careful way. */
 		j->sti_opened = 0;
-		c->rip = rip_of(b, step_of(j, b, s->index));
+		jit_go(c, rip_of(b, step_of(j, b, s->index)));
 		if (unlikely(j->by_mnemonic))
 			c->retired += (uint64_t)(int64_t)s->uncounted;
 		engine_set_shadow(c, ENGINE_SHADOW_STI);
@@ -328,21 +329,21 @@ static bool is_hot(struct jit *j, uint64_t rip)
 /* The block at c->rip, made if the code is hot; NULL: interpret. */
 static struct jit_block *block_here(struct engine_cpu *c)
 {
-	struct jit_block *b = jit_find(c, c->rip);
-	uint64_t *none = &c->jit->no_block[heat_index(c->rip >> 4) & (JIT_CROSSINGS - 1)];
+	struct jit_block *b = jit_find(c);
+	uint64_t rip = jit_lin(c), *none = &c->jit->no_block[heat_index(rip >> 4) & (JIT_CROSSINGS - 1)];
 
-	if (b || *none == c->rip || !is_hot(c->jit, c->rip))
+	if (b || *none == rip || !is_hot(c->jit, rip))
 		return b;
 	b = jit_translate(c);
-	if (!b && (c->rip & PAGE_OFFSET_MASK) > PAGE_SIZE - 15)
-		*none = c->rip; /* at worst: code that has changed since stays with the interpreter */
+	if (!b && (rip & PAGE_OFFSET_MASK) > PAGE_SIZE - 15)
+		*none = rip; /* at worst: code that has changed since stays with the interpreter */
 	return b;
 }
 
 /* No block here: cold, or nothing to translate (an instruction on two pages), behind which there may be a block. */
 static void run_without(struct engine_cpu *c)
 {
-	if (!c->code64 || *jit_heat(c->jit, c->rip) < jit_threshold) {
+	if (!jit_may(c) || *jit_heat(c->jit, jit_lin(c)) < jit_threshold) {
 		run_cold(c);
 		return;
 	}
@@ -363,7 +364,7 @@ static void run_block(struct engine_cpu *c, struct jit_block *b)
 	if (id == JIT_NO_EXIT)
 		return; /* jit_slow has put everything in place */
 	flags_in(c);
-	c->rip = j->exit[id].target;
+	jit_go(c, j->exit[id].target);
 }
 
 void jit_run(struct engine_cpu *c)
@@ -387,7 +388,7 @@ void jit_run(struct engine_cpu *c)
 	jit_watch(j);
 	while (jit_calm(c)) {
 		uint64_t generation = j->stats.flushes;
-		struct jit_block *b = c->code64 ? block_here(c) : NULL;
+		struct jit_block *b = jit_may(c) ? block_here(c) : NULL;
 
 		if (!b) {
 			exit_id = JIT_NO_EXIT;

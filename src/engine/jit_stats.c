@@ -30,6 +30,8 @@ READS_OTHERS void engine_stats(const struct engine_cpu *c, struct engine_stats *
 	if (!j)
 		return;
 	out->translations = j->stats.translated;
+	out->translations32 = j->stats.translated32;
+	out->translations16 = j->stats.translated16;
 	out->retranslations = j->stats.retranslated;
 	out->entries = j->stats.exits;
 	out->comparisons = j->stats.validations;

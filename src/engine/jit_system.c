@@ -131,9 +131,18 @@ static bool op_pushf(struct making *m)
 	return true;
 }
 
+/* Does the same outside 64-bit mode, virtual-8086 mode included. */
+static bool in_all_modes(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_CLI || m == ZYDIS_MNEMONIC_STI || m == ZYDIS_MNEMONIC_STAC ||
+	       m == ZYDIS_MNEMONIC_CLAC;
+}
+
 bool jit_system_op(struct making *m)
 {
 	if (m->d.in.attributes & (ZYDIS_ATTRIB_HAS_LOCK | ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPNE))
+		return false;
+	if (m->b->key & JIT_KEY_MODE && !in_all_modes(m->d.in.mnemonic))
 		return false;
 	if (m->d.in.mnemonic == ZYDIS_MNEMONIC_PUSHFQ)
 		return op_pushf(m);

@@ -73,7 +73,7 @@ static enum trace_way way_of(struct jit *j, const struct trace *t, struct trace_
 	bool near = false;
 
 	if (is_relative(i)) {
-		i->target = i->next + i->d.op[0].imm.value.u;
+		i->target = t->key & JIT_KEY_MODE ? jit_mode_target(t, i) : i->next + i->d.op[0].imm.value.u;
 		near = is_canonical(i->target) && same_page(i->target, i->rip);
 	}
 	if (p->calls && replaces_return(t, i))
@@ -88,7 +88,8 @@ static enum trace_way way_of(struct jit *j, const struct trace *t, struct trace_
 		p->back[p->calls++] = i->next;
 		return WAY_TAKEN;
 	}
-	if ((i->d.in.opcode == 0xc3 || i->d.in.opcode == 0xc2) && i->d.in.operand_width == 64 &&
+	if ((i->d.in.opcode == 0xc3 || i->d.in.opcode == 0xc2) &&
+	    (i->d.in.operand_width == 64 || t->key & JIT_KEY_MODE) &&
 	    i->d.in.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR && p->calls &&
 	    same_page(p->back[p->calls - 1], i->rip)) {
 		i->target = p->back[--p->calls];
@@ -119,7 +120,7 @@ static bool cover(struct trace *t, const struct trace_insn *i)
 /* True if the trace may go on at rip. The loop that it is gets unrolled; another one begins its own trace. */
 static bool may_follow(struct trace *t, uint64_t rip)
 {
-	if (t->n == JIT_BLOCK_MAX)
+	if (t->n == (t->key & JIT_KEY_MODE ? JIT_BLOCK_MAX / 2 : JIT_BLOCK_MAX))
 		return false;
 	if (t->n && rip == t->insn[0].rip) {
 		t->unrolled = true;
@@ -135,8 +136,10 @@ static void collect(struct engine_cpu *c, struct trace *t)
 {
 	const ZydisDecoder *dec = decode_machine(c);
 	struct path p = {.calls = 0};
-	uint64_t rip = c->rip;
+	uint64_t rip = jit_lin(c);
 
+	t->key = (uint16_t)jit_key(c);
+	t->base = jit_base(c);
 	t->unrolled = false;
 	for (t->n = t->nranges = 0; (t->end = rip, may_follow(t, rip)); t->n++) {
 		struct trace_insn *i = &t->insn[t->n];
@@ -148,6 +151,12 @@ static void collect(struct engine_cpu *c, struct trace *t)
 		i->rip = rip;
 		i->next = rip + i->d.in.length;
 		i->bytes = t->page + at;
+		i->key = t->key;
+		if (t->key & JIT_KEY_MODE) {
+			if (!jit_mode_fits(t, i))
+				return;
+			jit_mode_respell(&i->d);
+		}
 		if (!cover(t, i))
 			return;
 		i->way = way_of(c->jit, t, i, &p);
@@ -167,7 +176,8 @@ bool trace_address(const struct trace_insn *i, const ZydisDecodedOperand *o, str
 	const ZydisDecodedInstruction *in = &i->d.in;
 
 	*a = (struct address){.base = -1, .index = -1};
-	if (in->address_width != 64 || o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
+	if ((in->address_width != 64 && !(i->key & JIT_KEY_MODE)) ||
+	    o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
 	    (o->mem.type != ZYDIS_MEMOP_TYPE_MEM && o->mem.type != ZYDIS_MEMOP_TYPE_AGEN))
 		return false;
 	a->disp = o->mem.disp.has_displacement ? o->mem.disp.value : 0;
@@ -184,6 +194,11 @@ bool trace_address(const struct trace_insn *i, const ZydisDecodedOperand *o, str
 		a->absolute = a->base < 0 && a->index < 0;
 	}
 	a->scale = o->mem.scale ? (unsigned)__builtin_ctz(o->mem.scale) : 0;
+	if (i->key & JIT_KEY_MODE) {
+		a->width = (uint8_t)in->address_width;
+		jit_mode_segment(i->key, (unsigned)(o->mem.segment - ZYDIS_REGISTER_ES), a);
+		return true;
+	}
 	if (o->mem.segment == ZYDIS_REGISTER_FS)
 		a->seg = CPU_OFF(seg[FS].base);
 	if (o->mem.segment == ZYDIS_REGISTER_GS)
@@ -198,10 +213,22 @@ static void access_add(struct trace_insn *i, const struct address *a, unsigned s
 		    (struct trace_access){.a = *a, .size = size, .write = write, .group = NO_GROUP};
 }
 
+unsigned trace_stack_step(const struct trace_insn *i)
+{
+	const unsigned flat = JIT_KEY_FLAT | JIT_KEY_STACK32;
+
+	if (!(i->key & JIT_KEY_MODE))
+		return i->d.in.operand_width == 64 ? 8 : 0;
+	return (i->key & flat) == flat && i->d.in.operand_width == 32 ? 4 : 0;
+}
+
 static void access_stack(struct trace_insn *i, int base, int64_t disp, bool write)
 {
-	if (i->d.in.operand_width == 64)
-		access_add(i, &(struct address){.base = base, .index = -1, .disp = disp}, 8, write);
+	struct address a = {.base = base, .index = -1, .disp = disp};
+
+	if (i->key & JIT_KEY_MODE)
+		a = jit_mode_stack(i->key, base, (int32_t)disp);
+	access_add(i, &a, trace_stack_step(i), write);
 }
 
 /* BT and its like with a register index: the access is not where the operand says. */
@@ -229,7 +256,7 @@ static void find_accesses(struct trace_insn *i)
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_PUSHFQ:
-	case ZYDIS_MNEMONIC_CALL: access_stack(i, RSP, -8, true); break;
+	case ZYDIS_MNEMONIC_CALL: access_stack(i, RSP, -(int64_t)trace_stack_step(i), true); break;
 	case ZYDIS_MNEMONIC_POP:
 	case ZYDIS_MNEMONIC_RET: access_stack(i, RSP, 0, false); break;
 	case ZYDIS_MNEMONIC_LEAVE: access_stack(i, RBP, 0, false); break;
@@ -255,9 +282,13 @@ static void forget(struct known *w, int n)
 	w->gpr[n].off = 0;
 }
 
-static int whole(const ZydisDecodedOperand *o)
+/* Flat 32-bit code's values are taken modulo 4 GiB. */
+static int whole(const struct trace_insn *i, const ZydisDecodedOperand *o)
 {
-	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->size == 64 ? decode_gpr_number(o->reg.value) : -1;
+	unsigned size = i->key & JIT_KEY_MODE ? 32 : 64;
+
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->size == size ? decode_gpr_number(o->reg.value)
+									 : -1;
 }
 
 /* An instruction that adds a constant to a register, or copies one: true, and *from, *add. */
@@ -266,7 +297,7 @@ static bool is_sum(const struct trace_insn *i, int *to, int *from, int64_t *add)
 	const ZydisDecodedOperand *o = i->d.op;
 	struct address a;
 
-	*to = whole(&o[0]);
+	*to = whole(i, &o[0]);
 	*from = *to;
 	*add = 0;
 	if (*to < 0)
@@ -280,9 +311,9 @@ static bool is_sum(const struct trace_insn *i, int *to, int *from, int64_t *add)
 			return false;
 		*add = i->d.in.mnemonic == ZYDIS_MNEMONIC_ADD ? o[1].imm.value.s : -o[1].imm.value.s;
 		return true;
-	case ZYDIS_MNEMONIC_MOV: *from = whole(&o[1]); return *from >= 0;
+	case ZYDIS_MNEMONIC_MOV: *from = whole(i, &o[1]); return *from >= 0;
 	case ZYDIS_MNEMONIC_LEA:
-		if (!trace_address(i, &o[1], &a) || a.absolute || a.index >= 0)
+		if (!trace_address(i, &o[1], &a) || a.absolute || a.index >= 0 || a.width == 16)
 			return false;
 		*from = a.base;
 		*add = a.disp;
@@ -291,19 +322,19 @@ static bool is_sum(const struct trace_insn *i, int *to, int *from, int64_t *add)
 	}
 }
 
-/* PUSH, POP, CALL, RET, LEAVE in their 64-bit form: what they do to RSP is known. */
+/* PUSH, POP, CALL, RET, LEAVE in their usual form: what they do to RSP is known. */
 static bool moves_stack(const struct trace_insn *i)
 {
 	ZydisMnemonic m = i->d.in.mnemonic;
 
-	return i->d.in.operand_width == 64 &&
+	return trace_stack_step(i) &&
 	       (m == ZYDIS_MNEMONIC_PUSH || m == ZYDIS_MNEMONIC_PUSHFQ || m == ZYDIS_MNEMONIC_POP ||
 		m == ZYDIS_MNEMONIC_CALL || m == ZYDIS_MNEMONIC_RET || m == ZYDIS_MNEMONIC_LEAVE);
 }
 
 static void learn(struct known *w, const struct trace_insn *i)
 {
-	int64_t add;
+	int64_t add, step = trace_stack_step(i);
 	int to, from;
 
 	if (is_sum(i, &to, &from, &add)) {
@@ -327,10 +358,10 @@ static void learn(struct known *w, const struct trace_insn *i)
 	switch (i->d.in.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_PUSHFQ:
-	case ZYDIS_MNEMONIC_CALL: w->gpr[RSP].off -= 8; break;
+	case ZYDIS_MNEMONIC_CALL: w->gpr[RSP].off -= step; break;
 	case ZYDIS_MNEMONIC_POP:
-	case ZYDIS_MNEMONIC_LEAVE: w->gpr[RSP].off += 8; break;
-	default: w->gpr[RSP].off += 8 + (i->d.in.opcode == 0xc2 ? (int64_t)i->d.op[0].imm.value.u : 0);
+	case ZYDIS_MNEMONIC_LEAVE: w->gpr[RSP].off += step; break;
+	default: w->gpr[RSP].off += step + (i->d.in.opcode == 0xc2 ? (int64_t)i->d.op[0].imm.value.u : 0);
 	}
 }
 
@@ -352,6 +383,8 @@ static struct trace_group key_of(const struct known *w, struct trace_access *x)
 		g.scale = a->scale;
 		x->off += (int64_t)((uint64_t)w->gpr[a->index].off << a->scale);
 	}
+	if (a->width)
+		x->off = (int32_t)x->off;
 	g.lo = x->off;
 	g.hi = x->off + x->size;
 	g.write = x->write;
@@ -402,6 +435,8 @@ static bool unknown(const struct trace_insn *i)
 	case ZYDIS_MNEMONIC_RDTSC: return false;
 	default: break;
 	}
+	if (i->key & JIT_KEY_MODE && jit_mode_unknown(i))
+		return true;
 	switch (i->d.in.meta.category) {
 	case ZYDIS_CATEGORY_SEGOP:
 	case ZYDIS_CATEGORY_STRINGOP:
@@ -440,7 +475,8 @@ void trace_make(struct engine_cpu *c, struct trace *t, bool plain)
 			segs++;
 		}
 		for (unsigned x = 0; x < i->naccess && !plain; x++)
-			if (!i->access[x].a.seg || !segs)
+			if ((!i->access[x].a.seg || !segs) && !i->access[x].a.check &&
+			    i->access[x].a.width != 16)
 				group_access(t, &w, &i->access[x]);
 		learn(&w, i);
 	}

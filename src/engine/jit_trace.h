@@ -14,16 +14,22 @@
 #define TRACE_CALLS    4   /* calls that are followed into each other */
 #define TRACE_UNROLLED 32  /* instructions of a loop that are not followed into it once more */
 
-/* A memory operand in 64-bit addressing; guest register numbers, -1 = none. */
+/* A memory operand; guest register numbers, -1 = none. */
 struct address {
 	int base, index;
 	unsigned scale; /* a shift */
 	int64_t disp;
 	bool absolute; /* disp is all of it */
 	uint32_t seg;  /* offset from GS of a word to be added, a segment's base mostly; 0 = none */
+	uint8_t width; /* outside 64-bit mode: bits of an offset, 16 or 32 */
+	uint8_t
+	    check; /* a segment's number + 1: its limit and type are looked at; 0 = there is nothing to check */
 };
 
 #define NO_GROUP (-1)
+
+/* The target of a branch that leaves the code segment: no canonical address. */
+#define TRACE_ASTRAY BIT(62)
 
 struct trace_access {
 	struct address a;
@@ -58,6 +64,7 @@ struct trace_insn {
 	uint64_t target;    /* WAY_TAKEN, WAY_BACK */
 	const uint8_t *bytes;
 	enum trace_way way;
+	uint16_t key; /* the trace's */
 	unsigned naccess;
 	struct trace_access access[2]; /* in the order in which they are emitted */
 	struct insn_decoded d;
@@ -65,6 +72,8 @@ struct trace_insn {
 
 struct trace {
 	unsigned n, ngroups, nranges;
+	uint16_t key;  /* of the block that it will be */
+	uint32_t base; /* of CS */
 	bool unrolled; /* it is a loop that came to its start */
 	uint64_t end;  /* where the guest goes on behind the last instruction, unless that is WAY_END */
 	struct trace_group group[TRACE_GROUPS];
@@ -83,5 +92,21 @@ static inline bool jit_writes(const ZydisDecodedOperand *o)
 }
 /* The address of a memory operand; false if the form is left to the interpreter. */
 bool trace_address(const struct trace_insn *i, const ZydisDecodedOperand *o, struct address *a);
+/* Bytes by which PUSH, POP, CALL, RET and LEAVE move a stack pointer whose place is linear; 0: another one. */
+unsigned trace_stack_step(const struct trace_insn *i);
+
+/* -- jit_mode.c, for code that is not 64-bit -- */
+/* Writes the instruction as 64-bit mode would spell it, where it can. */
+void jit_mode_respell(struct insn_decoded *d);
+/* The instruction ends where IP and linear address still go on behind it. */
+bool jit_mode_fits(const struct trace *t, const struct trace_insn *i);
+/* Where its relative branch goes; TRACE_ASTRAY. */
+uint64_t jit_mode_target(const struct trace *t, const struct trace_insn *i);
+/* The address's segment, and what is to be checked. */
+void jit_mode_segment(unsigned key, unsigned seg, struct address *a);
+/* Of the stack. */
+struct address jit_mode_stack(unsigned key, int base, int32_t disp);
+/* Its handler writes registers that no operand names. */
+bool jit_mode_unknown(const struct trace_insn *i);
 
 #endif

@@ -162,7 +162,7 @@ static void need_state(struct making *m)
 /* VZEROUPPER and VZEROALL. */
 static bool clear_registers(struct making *m)
 {
-	if (!enabled(m, true))
+	if (!enabled(m, true) || m->b->key & JIT_KEY_MODE) /* there only registers 0..7 */
 		return false;
 	need_state(m);
 	e8(&m->e, 0xc5);
@@ -244,6 +244,8 @@ bool jit_vector_op(struct making *m)
 		if (!size || !trace_address(m->i, v.mem, &a))
 			return false;
 	}
+	if (m->b->key & JIT_KEY_MODE && !jit_mode_same(m))
+		return false;
 	if (v.any_vector)
 		need_state(m);
 	if (v.wide)

@@ -7,6 +7,19 @@
 	(FLAGS_ARITH | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_RF | FLAG_VM | FLAG_AC | \
 	 FLAG_VIF | FLAG_VIP | FLAG_ID)
 
+/* Real and virtual-8086 mode do not ask for the type. */
+static uint64_t room(const struct engine_cpu *c, const struct engine_seg *d, bool write)
+{
+	unsigned type = SEG_TYPE(d->attr);
+	bool code = type & 8, down = (type & 12) == 4;
+
+	if (!c->real && !c->v86 &&
+	    (d->unusable || !(d->attr & SEG_P) || down || (code && (write || !(type & 2))) ||
+	     (write && !(type & 2))))
+		return 0;
+	return -((uint64_t)d->limit + 1);
+}
+
 void seg_flat_update(struct engine_cpu *c, enum seg s)
 {
 	const struct engine_seg *d = &c->seg[s];
@@ -14,6 +27,8 @@ void seg_flat_update(struct engine_cpu *c, enum seg s)
 
 	if (s >= SEGS)
 		return;
+	c->seg_room[0][s] = room(c, d, false);
+	c->seg_room[1][s] = room(c, d, true);
 	c->seg_flat[s] =
 	    !d->base && d->limit == 0xffffffff && !d->unusable && (d->attr & (SEG_P | SEG_S | 14)) == want;
 }
