@@ -243,6 +243,7 @@ struct engine_cpu {
 	_Atomic bool look; /* jit_run: somebody may have written code */
 	const struct engine_port *port;
 	void *ctx;
+	const _Atomic uint64_t *tsc_offset; /* engine_set_tsc */
 	struct {
 		uint64_t rip, retired; /* of the instruction */
 		uint8_t len, size;

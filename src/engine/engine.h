@@ -57,7 +57,7 @@ struct engine_port {
 	enum engine_status (*wrmsr)(void *ctx, uint32_t index, uint64_t value);
 	enum engine_status (*rdpmc)(void *ctx, uint32_t index, uint64_t *value);
 	enum engine_status (*cr8)(void *ctx, uint64_t *value, bool write);
-	uint64_t (*tsc)(void *ctx);
+	uint64_t (*tsc)(void *ctx); /* without engine_set_tsc */
 	/* VMCALL or (vmmcall) VMMCALL: registers by engine_get/set_regs */
 	enum engine_status (*hypercall)(void *ctx, bool vmmcall);
 	enum engine_status (*mwait)(void *ctx, bool monitor); /* OK: a NOP */
@@ -103,6 +103,12 @@ void engine_cpu_destroy(struct engine_cpu *c);
 /* Power-on or INIT state (SDM 3A table 9-1). */
 void engine_reset(struct engine_cpu *c, bool init);
 void engine_set_features(struct engine_cpu *c, const struct engine_features *f);
+
+/*
+ * The guest's TSC is from now on the host's plus what the cell holds, which anybody may change at any time: a RDTSC reads
+ * it once, together with the host's. The caller keeps the cell as long as the cpu. NULL, as at first: port->tsc is asked.
+ */
+void engine_set_tsc(struct engine_cpu *c, const _Atomic uint64_t *offset);
 
 /* Runs until an exit. The caller is inside base_sig_run_begin/end with engine_kick as its kick. */
 enum engine_exit engine_run(struct engine_cpu *c);

@@ -203,7 +203,8 @@ struct jit {
 	uint64_t vector_wide; /* some block names masks, registers 16..31 or 512 bits */
 	uint32_t vector_want; /* jit_slow: to be loaded before its site goes on */
 	uint32_t slow_site;
-	uint64_t mask_sign, mask_if, mask_not_if, mask_smap, mask_arith, mask_not_arith;
+	uint64_t mask_sign, mask_if, mask_not_if, mask_not_df, mask_smap, mask_arith, mask_not_arith;
+	uint64_t mask_tsd, mask_fsgsbase;
 	uint64_t mask_bit[3]; /* number of a bit in an operand of 2, 4, 8 bytes */
 	uint64_t sti_opened;  /* not 0: the last STI of generated code did open the shadow */
 	uint64_t tmp, lin;

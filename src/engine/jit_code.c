@@ -77,7 +77,10 @@ static void set_constants(struct engine_cpu *c)
 	j->mask_sign = BIT(63);
 	j->mask_if = FLAG_IF;
 	j->mask_not_if = ~FLAG_IF;
+	j->mask_not_df = ~FLAG_DF;
 	j->mask_smap = CR4_SMAP;
+	j->mask_tsd = CR4_TSD;
+	j->mask_fsgsbase = CR4_FSGSBASE;
 	j->mask_arith = FLAGS_ARITH;
 	j->mask_not_arith = ~FLAGS_ARITH;
 	for (unsigned k = 0; k < ARRAY_SIZE(j->mask_bit); k++)

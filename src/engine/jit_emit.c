@@ -133,13 +133,24 @@ void e_pdep(struct emit *e, unsigned reg, unsigned src, uint32_t off)
 	pext_pdep(e, 3, reg, src, off);
 }
 
-void e_sarx(struct emit *e, unsigned reg, unsigned rm, unsigned count)
+/* VEX.LZ.pp.0F38.W1 F7 /r */
+static void shift_x(struct emit *e, unsigned pp, unsigned reg, unsigned rm, unsigned count)
 {
 	e8(e, 0xc4);
 	e8(e, (~reg >> 3 & 1) << 7 | 0x40 | (~rm >> 3 & 1) << 5 | 2);
-	e8(e, 0x80 | (~count & 15) << 3 | 2);
+	e8(e, 0x80 | (~count & 15) << 3 | pp);
 	e8(e, 0xf7);
 	e8(e, 3 << 6 | (reg & 7) << 3 | (rm & 7));
+}
+
+void e_sarx(struct emit *e, unsigned reg, unsigned rm, unsigned count)
+{
+	shift_x(e, 2, reg, rm, count);
+}
+
+void e_shlx(struct emit *e, unsigned reg, unsigned rm, unsigned count)
+{
+	shift_x(e, 1, reg, rm, count);
 }
 
 void e_crc32(struct emit *e, unsigned reg, unsigned rm)

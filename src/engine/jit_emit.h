@@ -52,6 +52,12 @@ static inline void e64(struct emit *e, uint64_t v)
 	e32(e, (uint32_t)(v >> 32));
 }
 
+static inline void e_bytes(struct emit *e, const void *bytes, size_t n)
+{
+	for (size_t k = 0; k < n; k++)
+		e8(e, ((const uint8_t *)bytes)[k]);
+}
+
 /* Offset of the next byte in the code memory. */
 static inline uint32_t e_here(const struct emit *e)
 {
@@ -74,8 +80,9 @@ void e_mov_imm(struct emit *e, unsigned reg, uint64_t imm);
 /* pext, pdep reg, src, gs:[off] */
 void e_pext(struct emit *e, unsigned reg, unsigned src, uint32_t off);
 void e_pdep(struct emit *e, unsigned reg, unsigned src, uint32_t off);
-/* sarx reg, rm, count: 64 bits */
+/* sarx, shlx reg, rm, count: 64 bits */
 void e_sarx(struct emit *e, unsigned reg, unsigned rm, unsigned count);
+void e_shlx(struct emit *e, unsigned reg, unsigned rm, unsigned count);
 /* crc32 reg, rm of 8 bytes: no flags */
 void e_crc32(struct emit *e, unsigned reg, unsigned rm);
 /* jmp gs:[off] */

@@ -678,7 +678,9 @@ bool jit_op(struct making *m)
 		return op_branch(m);
 	if (!copyable(&m->d.in))
 		return jit_bit_string(m) || jit_system_op(m) || jit_vector_op(m);
-	if (!sort_operands(m, &ops) || (mode && !jit_mode_same(m)))
+	if (!sort_operands(m, &ops))
+		return jit_system_op(m);
+	if (mode && !jit_mode_same(m))
 		return false;
 	if ((m->d.in.attributes & ZYDIS_ATTRIB_HAS_LOCK) && !ops.mem)
 		return false;

@@ -34,12 +34,22 @@ static void add_to(struct making *m, uint32_t off, int32_t by)
 	store(m, H_RCX, off);
 }
 
-static bool op_cli(struct making *m)
+static bool clear_flag(struct making *m, uint32_t mask_not)
 {
 	load(m, H_RCX, RFLAGS);
-	keep(m, H_RCX, JIT_OFF(mask_not_if));
+	keep(m, H_RCX, mask_not);
 	store(m, H_RCX, RFLAGS);
 	return true;
+}
+
+static bool op_cli(struct making *m)
+{
+	return clear_flag(m, JIT_OFF(mask_not_if));
+}
+
+static bool op_cld(struct making *m)
+{
+	return clear_flag(m, JIT_OFF(mask_not_df));
 }
 
 /*
@@ -131,6 +141,180 @@ static bool op_pushf(struct making *m)
 	return true;
 }
 
+/* -- Time -- */
+
+/* On if CR4 has the bit (or has not), else to the interpreter. */
+static void need_cr4(struct making *m, uint32_t mask, bool set)
+{
+	struct jit_site *s = jit_site_new(m, SITE_CALL, 0);
+
+	load(m, H_RCX, CPU_OFF(cr4));
+	e_pext(&m->e, H_RCX, H_RCX, mask);
+	if (set)
+		e_lea(&m->e, H_RCX, H_RCX, -1);
+	e_jrcxz(&m->e, 5);
+	jit_jump_slow(m, s, NULL, 0);
+}
+
+/* The host's, which waits for what stands before it where RDTSCP does, plus the guest's offset. */
+static bool op_rdtsc(struct making *m, bool p)
+{
+	struct emit *e = &m->e;
+
+	if (!m->c->tsc_offset || (p && !m->c->feat.rdtscp))
+		return false;
+	if (!(m->b->key & JIT_KEY_RING0))
+		need_cr4(m, JIT_OFF(mask_tsd), false);
+	load(m, H_R14, CPU_OFF(tsc_offset));
+	if (p)
+		e_bytes(e, "\x0f\xae\xe8", 3); /* lfence */
+	e_bytes(e, "\x0f\x31", 2);	       /* rdtsc */
+	e_bytes(e, "\x4d\x8b\x36", 3);	       /* mov r14, [r14] */
+	e_rorx(e, H_RDX, H_RDX, 32);
+	e_lea_full(e, true, false, H_RAX, H_RAX, H_RDX, 0, 0);
+	e_lea_full(e, true, false, H_RAX, H_RAX, H_R14, 0, 0);
+	e_rorx(e, H_RDX, H_RAX, 32);
+	e_rr(e, OP_MOV_STORE, false, H_RDX, H_RDX);
+	e_rr(e, OP_MOV_STORE, false, H_RAX, H_RAX);
+	if (p)
+		e_gs(e, OP_MOV_LOAD, false, H_GUEST_RCX, CPU_OFF(tsc_aux));
+	return true;
+}
+
+/* -- Segments: their selectors and bases may be read, and two bases written -- */
+
+#define SEG_OFF(n, field) \
+	(CPU_OFF(seg) + (uint32_t)((n) * sizeof(struct engine_seg) + offsetof(struct engine_seg, field)))
+
+static bool op_mov_from_segment(struct making *m)
+{
+	const ZydisDecodedOperand *o = &m->d.op[0], *seg = &m->d.op[1];
+	int n = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? decode_gpr_number(o->reg.value) : -1;
+	struct jit_site *s;
+	struct address a;
+	uint32_t sel;
+
+	if (m->d.in.opcode != 0x8c || m->d.in.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		return false;
+	sel = SEG_OFF(seg->reg.value - ZYDIS_REGISTER_ES, sel);
+	if (n >= 0 && o->size == 16) {
+		unsigned r = jit_reg_in(m, n, H_R15);
+
+		e_gs(&m->e, OP_MOVZX16, false, H_RCX, sel);
+		e8(&m->e, 0x66);
+		e_rr(&m->e, OP_MOV_STORE, false, H_RCX, r);
+		jit_reg_out(m, n, H_R15);
+		return true;
+	}
+	if (n >= 0) {
+		e_gs(&m->e, OP_MOVZX16, false, jit_in_memory(n) ? H_R15 : (unsigned)jit_host_of(n), sel);
+		jit_reg_out(m, n, H_R15);
+		return true;
+	}
+	if (!trace_address(m->i, o, &a))
+		return false;
+	s = jit_access(m, &a, SITE_WRITE, 2);
+	e_gs(&m->e, OP_MOVZX16, false, H_RCX, sel);
+	e_store_size(&m->e, H_RCX, &m->at, 2);
+	s->end = e_here(&m->e);
+	return true;
+}
+
+static bool op_read_base(struct making *m, enum seg seg)
+{
+	int n = decode_gpr_number(m->d.op[0].reg.value);
+
+	if (m->d.in.operand_width == 16)
+		return false;
+	need_cr4(m, JIT_OFF(mask_fsgsbase), true);
+	e_gs(&m->e, OP_MOV_LOAD, m->d.in.operand_width == 64,
+	     jit_in_memory(n) ? H_R15 : (unsigned)jit_host_of(n), SEG_OFF(seg, base));
+	jit_reg_out(m, n, H_R15);
+	return true;
+}
+
+/* rcx = 0 if r is canonical; changes r14. */
+static void emit_canonical(struct making *m, unsigned r)
+{
+	struct emit *e = &m->e;
+
+	e_mov_imm(e, H_RCX, 16);
+	e_shlx(e, H_R14, r, H_RCX);
+	e_sarx(e, H_R14, H_R14, H_RCX);
+	e_bytes(e, "\x49\xf7\xd6", 3); /* not r14: no flags */
+	e_lea_full(e, true, false, H_RCX, (int)r, H_R14, 0, 1);
+}
+
+static bool op_write_base(struct making *m, enum seg seg)
+{
+	int n = decode_gpr_number(m->d.op[0].reg.value);
+	struct jit_site *s;
+	unsigned r;
+
+	if (m->d.in.operand_width == 16)
+		return false;
+	need_cr4(m, JIT_OFF(mask_fsgsbase), true);
+	r = jit_reg_in(m, n, H_R15);
+	if (m->d.in.operand_width == 64) {
+		s = jit_site_new(m, SITE_CALL, 0);
+		emit_canonical(m, r);
+		e_jrcxz(&m->e, 5);
+		jit_jump_slow(m, s, NULL, 0);
+	} else {
+		e_rr(&m->e, OP_MOV_STORE, false, r, H_R15);
+		r = H_R15;
+	}
+	store(m, r, SEG_OFF(seg, base));
+	return true;
+}
+
+/* -- Control registers that are kept as the guest sees them -- */
+
+static bool op_mov_from_control(struct making *m)
+{
+	int n = decode_gpr_number(m->d.op[0].reg.value);
+	uint32_t off;
+
+	switch (m->d.op[1].reg.value) {
+	case ZYDIS_REGISTER_CR0: off = CPU_OFF(cr0); break;
+	case ZYDIS_REGISTER_CR2: off = CPU_OFF(cr2); break;
+	case ZYDIS_REGISTER_CR3: off = CPU_OFF(cr3); break;
+	case ZYDIS_REGISTER_CR4: off = CPU_OFF(cr4); break;
+	default: return false;
+	}
+	load(m, jit_in_memory(n) ? H_R15 : (unsigned)jit_host_of(n), off);
+	jit_reg_out(m, n, H_R15);
+	return true;
+}
+
+static bool op_mov(struct making *m)
+{
+	ZydisRegister from =
+	    m->d.op[1].type == ZYDIS_OPERAND_TYPE_REGISTER ? m->d.op[1].reg.value : ZYDIS_REGISTER_NONE;
+
+	if (from >= ZYDIS_REGISTER_ES && from <= ZYDIS_REGISTER_GS)
+		return op_mov_from_segment(m);
+	return from >= ZYDIS_REGISTER_CR0 && from <= ZYDIS_REGISTER_CR15 && (m->b->key & JIT_KEY_RING0) &&
+	       op_mov_from_control(m);
+}
+
+/* Instructions of every CPL: a guest's flags and segments are not the host's. */
+static bool op_any_ring(struct making *m)
+{
+	switch (m->d.in.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSHFQ: return op_pushf(m);
+	case ZYDIS_MNEMONIC_RDTSC: return op_rdtsc(m, false);
+	case ZYDIS_MNEMONIC_RDTSCP: return op_rdtsc(m, true);
+	case ZYDIS_MNEMONIC_RDFSBASE: return op_read_base(m, FS);
+	case ZYDIS_MNEMONIC_RDGSBASE: return op_read_base(m, GS);
+	case ZYDIS_MNEMONIC_WRFSBASE: return op_write_base(m, FS);
+	case ZYDIS_MNEMONIC_WRGSBASE: return op_write_base(m, GS);
+	case ZYDIS_MNEMONIC_CLD: return op_cld(m);
+	case ZYDIS_MNEMONIC_MOV: return op_mov(m);
+	default: return false;
+	}
+}
+
 /* Does the same outside 64-bit mode, virtual-8086 mode included. */
 static bool in_all_modes(ZydisMnemonic m)
 {
@@ -144,8 +328,8 @@ bool jit_system_op(struct making *m)
 		return false;
 	if (m->b->key & JIT_KEY_MODE && !in_all_modes(m->d.in.mnemonic))
 		return false;
-	if (m->d.in.mnemonic == ZYDIS_MNEMONIC_PUSHFQ)
-		return op_pushf(m);
+	if (op_any_ring(m))
+		return true;
 	if (!(m->b->key & JIT_KEY_RING0))
 		return false;
 	switch (m->d.in.mnemonic) {

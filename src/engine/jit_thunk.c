@@ -269,12 +269,6 @@ static const uint8_t enter_push[] = {0x53, 0x55, 0x41, 0x54, 0x41,
 static const uint8_t leave_pop[] = {0x48, 0x83, 0xc4, 0x08, 0x41, 0x5f, 0x41, 0x5e,
 				    0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3};
 
-static void emit_bytes(struct emit *e, const uint8_t *b, size_t n)
-{
-	for (size_t k = 0; k < n; k++)
-		e8(e, b[k]);
-}
-
 /* call gs:[fn](self, site) */
 static void emit_call(struct emit *e, uint32_t fn)
 {
@@ -323,7 +317,7 @@ void jit_make_thunks(struct engine_cpu *c)
 	uint32_t leave;
 
 	/* void enter(c, code): the stack is aligned for calls from here on */
-	emit_bytes(&e, enter_push, sizeof(enter_push));
+	e_bytes(&e, enter_push, sizeof(enter_push));
 	e_gs(&e, OP_MOV_STORE, true, H_RSI, JIT_OFF(enter_target));
 	emit_restore(&e);
 	e_jmp_gs(&e, JIT_OFF(enter_target));
@@ -333,7 +327,7 @@ void jit_make_thunks(struct engine_cpu *c)
 	e_gs(&e, OP_MOV_STORE, false, H_RCX, JIT_OFF(exit_id));
 	emit_save_vectors(&e);
 	leave = e_here(&e);
-	emit_bytes(&e, leave_pop, sizeof(leave_pop));
+	e_bytes(&e, leave_pop, sizeof(leave_pop));
 	j->load_vectors = e_here(&e);
 	emit_load_vectors(&e);
 	j->slow_thunk = (uint64_t)j->rx + e_here(&e);

@@ -81,7 +81,9 @@ static uint64_t read_tsc(struct engine_cpu *c)
 {
 	if ((c->cr4 & CR4_TSD) && c->cpl != 0)
 		engine_raise_err(c, EXC_GP, 0);
-	return c->port->tsc(c->ctx);
+	if (!c->tsc_offset)
+		return c->port->tsc(c->ctx);
+	return base_rdtsc() + atomic_load_explicit(c->tsc_offset, memory_order_relaxed);
 }
 
 static void op_rdtsc(struct engine_cpu *c, const struct insn *i)

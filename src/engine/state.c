@@ -236,6 +236,15 @@ void engine_set_features(struct engine_cpu *c, const struct engine_features *f)
 	mmu_flush_all(c);
 }
 
+void engine_set_tsc(struct engine_cpu *c, const _Atomic uint64_t *offset)
+{
+	if (c->tsc_offset == offset)
+		return;
+	c->tsc_offset = offset;
+	if (c->jit && c->jit->rw)
+		jit_flush(c);
+}
+
 static struct engine_seg reset_seg(uint16_t attr)
 {
 	return (struct engine_seg){.limit = 0xffff, .attr = attr};

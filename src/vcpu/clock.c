@@ -346,6 +346,12 @@ int vcpu_vm_get_tsc_khz(struct vcpu_vm *vm)
 	return (int)atomic_load(&vm->clock->default_khz);
 }
 
+/* Only a TSC that runs at the host's pace is the host's plus an offset. */
+static void tell_engine(struct vcpu *v)
+{
+	engine_set_tsc(v->cpu, atomic_load(&v->clk.ratio) ? NULL : &v->clk.offset);
+}
+
 int vcpu_set_tsc_khz(struct vcpu *v, uint32_t khz)
 {
 	struct clock *k = v->vm->clock;
@@ -358,6 +364,7 @@ int vcpu_set_tsc_khz(struct vcpu *v, uint32_t khz)
 	atomic_store(&v->clk.khz, khz);
 	if (atomic_exchange(&v->clk.ratio, ratio) != ratio)
 		clock_refresh(v->vm);
+	tell_engine(v);
 	return 0;
 }
 
@@ -437,4 +444,5 @@ void clock_vcpu_init(struct vcpu *v)
 	atomic_store(&v->clk.khz, khz);
 	atomic_store(&v->clk.ratio, ratio_for_khz(k, khz));
 	synchronize(v, 0);
+	tell_engine(v);
 }

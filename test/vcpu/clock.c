@@ -72,8 +72,10 @@ static void test_tsc_khz(void **state)
 	assert_int_equal(vcpu_get_tsc_khz(v), host);
 	assert_int_equal(vcpu_set_tsc_khz(v, 0x7fffffff), -EINVAL);
 	assert_int_equal(vcpu_get_tsc_khz(v), host);
+	assert_ptr_equal(tsc_cell, &v->clk.offset);
 	assert_int_equal(vcpu_set_tsc_khz(v, host / 2), 0);
 	assert_int_equal(vcpu_get_tsc_khz(v), host / 2);
+	assert_null(tsc_cell);
 	h0 = base_rdtsc();
 	t0 = clock_scale_tsc(v, h0);
 	h1 = h0 + 1000000;
@@ -81,6 +83,7 @@ static void test_tsc_khz(void **state)
 	assert_near(t1 - t0, 500000, 10);
 	assert_int_equal(vcpu_set_tsc_khz(v, host), 0);
 	assert_int_equal(clock_scale_tsc(v, h1) - clock_scale_tsc(v, h0), 1000000);
+	assert_ptr_equal(tsc_cell, &v->clk.offset);
 	assert_int_equal(vcpu_set_tsc_khz(v, 0), 0);
 	assert_int_equal(vcpu_get_tsc_khz(v), host);
 }

@@ -61,6 +61,13 @@ int engine_set_msr(struct engine_cpu *c, uint32_t index, uint64_t value, bool ho
 	return 0;
 }
 
+static const _Atomic uint64_t *tsc_cell;
+
+void engine_set_tsc(struct engine_cpu *c, const _Atomic uint64_t *offset)
+{
+	tsc_cell = offset;
+}
+
 void engine_get_sregs(const struct engine_cpu *c, struct kvm_sregs *s)
 {
 	*s = sregs;
