@@ -351,6 +351,9 @@ struct place {
 };
 /* Walks, sets A/D, fills c->tlb where it may be cached. Raises #PF; leaves for BADHOST. */
 void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p);
+/* The same for a fetch that may come, if nothing stands in its way; false: a fetch would fault or leave, or may come
+ * later. Sets the accessed bit, as a CPU that fetches ahead may. */
+bool mmu_try_fetch(struct engine_cpu *c, uint64_t lin, struct place *p);
 /* Tells port->tracked of a write (access.c). */
 void access_told(struct engine_cpu *c, uint64_t gpa, const void *data, unsigned len);
 /* Makes the entry of a global page, left by another generation, one of this; false: there is none. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Private to engine/: the translator. A block is a path through guest code of one page, in any mode (jit_trace.h),
+ * Private to engine/: the translator. A block is a path through guest code of a few pages, in any mode (jit_trace.h),
  * copied to host code with its registers renamed: the same instruction on the same operands, so the same flags.
  * What it does not copy it hands, instruction by instruction, to the interpreter's handler.
  *
@@ -34,27 +34,28 @@
 #include "engine/access.h"
 #include "engine/decode.h"
 
-#define JIT_CODE_SIZE  (32u << 20)
-#define JIT_BLOCKS     (1u << 16)
-#define JIT_SITES      (1u << 19)
-#define JIT_EXITS      (1u << 18)
-#define JIT_BUCKETS    (1u << 15)
-#define JIT_CLASSES    3 /* privilege classes of the MMU */
-#define JIT_TLB	       1024
-#define JIT_CROSSINGS  256
-#define JIT_TABLES     16	  /* of indirect targets: one per key */
-#define JIT_INSNS      (1u << 16) /* decoded instructions for the interpreter */
-#define JIT_JUMPS      (1u << 16)
-#define JIT_LOCAL      96
-#define JIT_HEAT       (1u << 14)
-#define JIT_PAGES      4096 /* buckets of blocks by page */
-#define JIT_THRESHOLD  8    /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
-#define JIT_BLOCK_MAX  64   /* instructions */
-#define JIT_RANGES     8    /* places in its page that a block is made from */
-#define JIT_GROUPS     16
-#define JIT_STEPS      (1u << 20)
-#define JIT_IN_VAIN    64 /* times that a block's groups may not be looked up, before it is made without */
-#define JIT_CODE_PAGES (1u << 22) /* bits of the filter of host pages with translated code */
+#define JIT_CODE_SIZE	(64u << 20)
+#define JIT_BLOCKS	(1u << 16)
+#define JIT_SITES	(1u << 20)
+#define JIT_EXITS	(1u << 19)
+#define JIT_BUCKETS	(1u << 15)
+#define JIT_CLASSES	3 /* privilege classes of the MMU */
+#define JIT_TLB		1024
+#define JIT_CROSSINGS	256
+#define JIT_TABLES	16	   /* of indirect targets: one per key */
+#define JIT_INSNS	(1u << 17) /* decoded instructions for the interpreter */
+#define JIT_JUMPS	(1u << 16)
+#define JIT_LOCAL	96
+#define JIT_HEAT	(1u << 14)
+#define JIT_PAGES	4096 /* buckets of blocks by page */
+#define JIT_THRESHOLD	8    /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
+#define JIT_BLOCK_MAX	64   /* instructions */
+#define JIT_BLOCK_PAGES 4    /* pages that its code may lie on */
+#define JIT_RANGES	16   /* places in them */
+#define JIT_GROUPS	16
+#define JIT_STEPS	(1u << 21)
+#define JIT_IN_VAIN	64 /* times that a block's groups may not be looked up, before it is made without */
+#define JIT_CODE_PAGES	(1u << 22) /* bits of the filter of host pages with translated code */
 
 /*
  * c->slow's upper bits, which a block's stamp must match: the coherence epoch, and the MMU's generation, so that a
@@ -124,6 +125,16 @@ static inline unsigned jit_jump_index(uint64_t place)
 
 struct jit_range {
 	uint16_t off, len; /* in the page */
+	uint8_t page;	   /* of the block's */
+};
+
+/* A page with code of a block. */
+struct jit_code_page {
+	uint64_t lin;
+	const uint8_t *host;	     /* where it led when the bytes were compared; NULL: stored to since */
+	uint32_t next_lin, next_bit; /* jit_page.c: lists of these */
+	uint32_t bit;
+	bool linked;
 };
 
 struct jit_block {
@@ -135,14 +146,13 @@ struct jit_block {
 	uint32_t bytes; /* offset of the copy of its guest bytes in jit->bytes, range by range */
 	uint32_t step;	/* index of its first instruction in jit->step; one more follows the last */
 	uint16_t key;
-	uint8_t insns, nranges, table;
-	bool global;	 /* its page is */
-	bool dead;	 /* its bytes changed: another block has its place */
-	bool linked;	 /* jit_page.c: into the lists of its pages */
-	uint8_t in_vain; /* times that a group could not be looked up */
-	uint32_t next_lin, next_bit, bit;
-	const uint8_t *host; /* what RIP led to when the bytes were compared; NULL: stored to since */
-	uint64_t contents;   /* jit->contents at that time */
+	uint8_t insns, npages, nranges, table;
+	bool global;	   /* its pages are */
+	bool dead;	   /* its bytes changed: another block has its place */
+	uint8_t in_vain;   /* times that a group could not be looked up */
+	uint8_t misses;	   /* times that one of its pages could not be fetched from */
+	uint64_t contents; /* jit->contents when the bytes were compared */
+	struct jit_code_page page[JIT_BLOCK_PAGES]; /* the first is RIP's */
 	struct jit_range range[JIT_RANGES];
 };
 
@@ -155,14 +165,14 @@ static inline uint64_t jit_place(const struct jit_block *b)
 /* An instruction of a block. */
 struct jit_step {
 	uint32_t code; /* offset of its code */
-	uint16_t at;   /* of the guest's code in the page; JIT_NOWHERE: another page's */
+	int32_t at;    /* of the guest's code, from the block's RIP; JIT_NOWHERE: unknown, or far away */
 	uint8_t
 	    until; /* up to which one the interpreter goes on if it executes this, for groups that begin here */
 	uint8_t uncounted; /* instructions before it that c->retired has not heard of */
 	bool vector;	   /* the guest's vector state is in the host's registers here */
 	uint32_t insn;	   /* of jit->insn: index + 1, 0 = not decoded yet */
 };
-#define JIT_NOWHERE UINT16_MAX
+#define JIT_NOWHERE INT32_MIN
 
 enum jit_site_kind { SITE_ENTRY, SITE_READ, SITE_WRITE, SITE_CALL };
 
@@ -238,7 +248,7 @@ struct jit {
 	uint32_t filled_site;
 	uint64_t filled_lin;
 	uint32_t dropped;		  /* times that groups were forgotten */
-	uint64_t no_block[JIT_CROSSINGS]; /* RIPs where an instruction crosses the page's end */
+	uint64_t no_block[JIT_CROSSINGS]; /* RIPs at the end of a page that is followed by none */
 	uint64_t gs_outside;
 	uint8_t tlb_global[TLB_ENTRIES];	       /* beside c->tlb: the page is global */
 	uint64_t contents;			       /* goes up when somebody may have written any code */
@@ -255,6 +265,8 @@ struct jit {
 	uint8_t *bytes;	     /* JIT_CODE_SIZE / 4 */
 	uint8_t heat[JIT_HEAT];
 	bool plain[JIT_HEAT]; /* blocks there are made without groups: these were looked up in vain */
+	bool alone[JIT_HEAT]; /* and those on one page: others were not there often enough */
+	bool missed;	      /* a block was not entered because of that: the interpreter has to go on */
 	uint64_t code_pages[JIT_CODE_PAGES / 64];
 	struct {
 		uint64_t translated, translated32, translated16, flushes, fallbacks, exits, validations,
@@ -377,6 +389,8 @@ void jit_watch(struct jit *j);
 uint8_t *jit_heat(struct jit *j, uint64_t rip);
 /* Blocks at rip are made without groups. */
 bool *jit_plain(struct jit *j, uint64_t rip);
+/* Blocks at rip lie on one page. */
+bool *jit_alone(struct jit *j, uint64_t rip);
 /* Points the rel32 at `patch` to code offset `to`. */
 void jit_patch(struct jit *j, uint32_t patch, uint32_t to);
 
@@ -438,8 +452,8 @@ void jit_near_clear(struct jit *j);
 /* A store to the host page is about to be made by the slow path: from now on the page may be in tables writable, until
  * a block there is compared again. */
 void jit_store_to(struct engine_cpu *c, const uint8_t *host);
-/* The block's bytes are those at `host`, where its RIP leads: stores to that page must be seen from now on. */
-void jit_page_compared(struct engine_cpu *c, struct jit_block *b, const uint8_t *host);
+/* The block's bytes in its page number k are those of `host`: stores to that page must be seen from now on. */
+void jit_page_compared(struct engine_cpu *c, struct jit_block *b, unsigned k, const uint8_t *host);
 bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host);
 /* The linear page may lead elsewhere now. */
 void jit_page_moved(struct engine_cpu *c, uint64_t lin);

@@ -174,13 +174,13 @@ static void emit_head(struct making *m)
 	m->b->body = e_here(e);
 }
 
-static void begin_step(struct making *m, uint64_t rip)
+static void begin_step(struct making *m, bool known, uint64_t rip)
 {
-	bool here = !((rip ^ m->b->rip) >> PAGE_SHIFT);
+	int64_t at = (int64_t)(rip - m->b->rip);
 
 	m->j->step[m->j->nsteps++] =
 	    (struct jit_step){.code = e_here(&m->e),
-			      .at = here ? (uint16_t)(rip & PAGE_OFFSET_MASK) : JIT_NOWHERE,
+			      .at = known && at == (int32_t)at ? (int32_t)at : JIT_NOWHERE,
 			      .until = (uint8_t)m->index,
 			      .uncounted = (uint8_t)m->uncounted,
 			      .vector = m->vector};
@@ -196,7 +196,7 @@ static void emit_insn(struct making *m)
 	m->led = NULL;
 	m->d.in = i->d.in;
 	memcpy(m->d.op, i->d.op, i->d.in.operand_count * sizeof(m->d.op[0]));
-	begin_step(m, i->rip);
+	begin_step(m, true, i->rip);
 	if (!jit_op(m))
 		jit_op_call(m);
 	if (m->j->by_mnemonic)
@@ -225,7 +225,7 @@ static void emit_body(struct making *m)
 		t->group[g].led = false;
 	for (m->index = 0; m->index < t->n && !m->e.full; m->index++)
 		emit_insn(m);
-	begin_step(m, m->ends ? ~m->b->rip : t->end);
+	begin_step(m, !m->ends, t->end);
 	if (!m->ends) {
 		m->uncounted--; /* jit_count counts the instruction that it stands in */
 		jit_count(m);
@@ -235,14 +235,18 @@ static void emit_body(struct making *m)
 		find_ends(m);
 }
 
-/* Reads the page that RIP is in; false if it cannot be read now. */
-static bool read_page(struct engine_cpu *c, uint8_t *buf, uint8_t **page)
+/* Reads the page that RIP is in, the trace's first; false if it cannot be read now. */
+static bool read_page(struct engine_cpu *c, struct trace *t)
 {
+	struct trace_page *page = &t->page[0];
 	uint64_t seq;
-	uint8_t *host = interp_code_host(c, &seq);
+	const uint8_t *host = interp_code_host(c, &seq);
 
-	*page = (uint8_t *)((uint64_t)host & ~PAGE_OFFSET_MASK);
-	return !raw_copy(c, buf, *page, PAGE_SIZE, seq);
+	page->lin = jit_lin(c) & ~PAGE_OFFSET_MASK;
+	page->host = (const uint8_t *)((uint64_t)host & ~PAGE_OFFSET_MASK);
+	page->global = jit_is_global(c, page->lin);
+	t->npages = 1;
+	return !raw_copy(c, page->bytes, page->host, PAGE_SIZE, seq);
 }
 
 /* True if there is room for one more block with everything that it may need. */
@@ -251,7 +255,18 @@ static bool room(const struct jit *j)
 	return j->used + BLOCK_ROOM < JIT_CODE_SIZE && j->nblocks + 1 < JIT_BLOCKS &&
 	       j->nsites + JIT_BLOCK_MAX * JIT_INSN_SITES + 1 < JIT_SITES &&
 	       j->nexits + JIT_BLOCK_MAX + 1 < JIT_EXITS && j->nsteps + JIT_BLOCK_MAX + 1 < JIT_STEPS &&
-	       j->bytes_used + PAGE_SIZE < JIT_BYTES;
+	       j->bytes_used + JIT_BLOCK_MAX * 15 < JIT_BYTES;
+}
+
+/* Its pages hold what was read there. */
+static void keep_pages(struct jit_block *b, const struct trace *t)
+{
+	b->global = true;
+	b->npages = (uint8_t)t->npages;
+	for (unsigned k = 0; k < t->npages; k++) {
+		b->global &= t->page[k].global;
+		b->page[k].lin = t->page[k].lin;
+	}
 }
 
 /* Keeps what the block was made from. */
@@ -261,7 +276,8 @@ static void keep_bytes(struct jit *j, struct jit_block *b, const struct trace *t
 	b->nranges = (uint8_t)t->nranges;
 	for (unsigned k = 0; k < t->nranges; k++) {
 		b->range[k] = t->range[k];
-		memcpy(j->bytes + j->bytes_used, t->page + t->range[k].off, t->range[k].len);
+		memcpy(j->bytes + j->bytes_used, t->page[t->range[k].page].bytes + t->range[k].off,
+		       t->range[k].len);
 		j->bytes_used += t->range[k].len;
 	}
 }
@@ -278,12 +294,12 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	struct jit *j = c->jit;
 	struct making m = {.c = c, .j = j, .t = j->trace};
 	uint32_t sites, steps;
-	uint8_t *page;
 
 	if (!room(j) || jit_table(j, jit_key(c)) < 0)
 		jit_flush(c);
-	if (!read_page(c, m.t->page, &page))
+	if (!read_page(c, m.t))
 		return NULL;
+	m.t->alone = *jit_alone(j, jit_lin(c));
 	trace_make(c, m.t, *jit_plain(j, jit_lin(c)));
 	if (!m.t->n)
 		return NULL;
@@ -296,9 +312,10 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 				  .base = jit_base(c),
 				  .key = (uint16_t)jit_key(c),
 				  .table = (uint8_t)jit_table(j, jit_key(c)),
-				  .global = jit_is_global(c, jit_lin(c)),
 				  .insns = (uint8_t)m.t->n,
 				  .step = steps};
+	m.b->contents = j->contents;
+	keep_pages(m.b, m.t);
 	m.e = (struct emit){.j = j, .p = j->rw + j->used, .end = j->rw + j->used + BLOCK_ROOM};
 	m.b->entry = j->used;
 	emit_head(&m);
@@ -316,7 +333,8 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	j->nblocks++;
 	count_translation(j, m.b->key);
 	jit_perf_block(j, m.b);
-	jit_page_compared(c, m.b, page + (jit_lin(c) & PAGE_OFFSET_MASK));
+	for (unsigned k = 0; k < m.t->npages; k++)
+		jit_page_compared(c, m.b, k, m.t->page[k].host);
 	j->stamp[m.block_id] = JIT_NO_STAMP; /* validated at its first entry */
 	jit_insert(c, m.b);
 	return m.b;

@@ -56,38 +56,50 @@ static void protect(struct engine_cpu *c, unsigned bit)
 	}
 }
 
-static void unlink_bit(struct jit *j, const struct jit_block *b)
+/* The lists hold pages of blocks: numbers above 0. */
+static uint32_t node_of(const struct jit *j, const struct jit_block *b, unsigned k)
 {
-	uint32_t id = (uint32_t)(b - j->block) + 1;
+	return (uint32_t)(b - j->block) * JIT_BLOCK_PAGES + k + 1;
+}
 
-	for (uint32_t *k = bit_bucket(j, b->bit); *k; k = &j->block[*k - 1].next_bit) {
-		if (*k == id) {
-			*k = b->next_bit;
+static struct jit_code_page *page_at(struct jit *j, uint32_t node, struct jit_block **b)
+{
+	*b = &j->block[(node - 1) / JIT_BLOCK_PAGES];
+	return &(*b)->page[(node - 1) % JIT_BLOCK_PAGES];
+}
+
+static void unlink_bit(struct jit *j, const struct jit_code_page *page, uint32_t node)
+{
+	struct jit_block *b;
+
+	for (uint32_t *k = bit_bucket(j, page->bit); *k; k = &page_at(j, *k, &b)->next_bit) {
+		if (*k == node) {
+			*k = page->next_bit;
 			return;
 		}
 	}
 }
 
-void jit_page_compared(struct engine_cpu *c, struct jit_block *b, const uint8_t *host)
+void jit_page_compared(struct engine_cpu *c, struct jit_block *b, unsigned k, const uint8_t *host)
 {
+	struct jit_code_page *page = &b->page[k];
 	struct jit *j = c->jit;
-	uint32_t id = (uint32_t)(b - j->block) + 1;
+	uint32_t node = node_of(j, b, k);
 	unsigned bit = page_bit(host);
 
-	if (!b->linked) {
-		b->next_lin = *lin_bucket(j, b->rip);
-		*lin_bucket(j, b->rip) = id;
-	} else if (b->bit != bit) {
-		unlink_bit(j, b);
+	if (!page->linked) {
+		page->next_lin = *lin_bucket(j, page->lin);
+		*lin_bucket(j, page->lin) = node;
+	} else if (page->bit != bit) {
+		unlink_bit(j, page, node);
 	}
-	if (!b->linked || b->bit != bit) {
-		b->bit = bit;
-		b->next_bit = *bit_bucket(j, bit);
-		*bit_bucket(j, bit) = id;
+	if (!page->linked || page->bit != bit) {
+		page->bit = bit;
+		page->next_bit = *bit_bucket(j, bit);
+		*bit_bucket(j, bit) = node;
 	}
-	b->linked = true;
-	b->host = host;
-	b->contents = j->contents;
+	page->linked = true;
+	page->host = host;
 	if (!jit_is_code_page(c, host))
 		protect(c, bit);
 }
@@ -101,18 +113,19 @@ void jit_store_to(struct engine_cpu *c, const uint8_t *host)
 		return;
 	j->code_pages[bit / 64] &= ~BIT(bit % 64);
 	for (uint32_t *k = bit_bucket(j, bit); *k;) {
-		struct jit_block *b = &j->block[*k - 1];
+		struct jit_block *b;
+		struct jit_code_page *page = page_at(j, *k, &b);
 
-		if (b->bit == bit) {
-			j->stamp[*k - 1] = JIT_NO_STAMP;
-			b->host = NULL;
+		if (page->bit == bit) {
+			j->stamp[b - j->block] = JIT_NO_STAMP;
+			page->host = NULL;
 			if (b->dead) {
-				*k = b->next_bit;
-				b->bit = UINT32_MAX; /* in no list */
+				*k = page->next_bit;
+				page->bit = UINT32_MAX; /* in no list */
 				continue;
 			}
 		}
-		k = &b->next_bit;
+		k = &page->next_bit;
 	}
 }
 
@@ -121,16 +134,17 @@ void jit_page_moved(struct engine_cpu *c, uint64_t lin)
 	struct jit *j = c->jit;
 
 	for (uint32_t *k = lin_bucket(j, lin); *k;) {
-		struct jit_block *b = &j->block[*k - 1];
+		struct jit_block *b;
+		struct jit_code_page *page = page_at(j, *k, &b);
 
-		if (b->rip >> PAGE_SHIFT == lin >> PAGE_SHIFT) {
-			j->stamp[*k - 1] = JIT_NO_STAMP;
+		if (page->lin >> PAGE_SHIFT == lin >> PAGE_SHIFT) {
+			j->stamp[b - j->block] = JIT_NO_STAMP;
 			if (b->dead) {
-				*k = b->next_lin;
+				*k = page->next_lin;
 				continue;
 			}
 		}
-		k = &b->next_lin;
+		k = &page->next_lin;
 	}
 }
 

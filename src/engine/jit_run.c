@@ -25,36 +25,78 @@ static void flags_out(struct engine_cpu *c)
 
 /* -- Blocks that must be looked at before they run -- */
 
-/* True if the guest's bytes, and whether their page is global, are still those of the block. May raise. */
-static bool same_code(struct engine_cpu *c, struct jit_block *b)
+enum same { SAME, OTHER, NOT_NOW };
+
+/* Compares the block's bytes in its page number k with those of `host`. */
+static enum same same_bytes(struct engine_cpu *c, struct jit_block *b, unsigned k, const uint8_t *host,
+			    uint64_t seq)
 {
 	const uint8_t *kept = c->jit->bytes + b->bytes;
-	struct jit *j = c->jit;
-	uint8_t buf[PAGE_SIZE], *host, *page;
-	const struct jit_range *r;
-	uint64_t seq;
-	long left;
+	uint8_t buf[PAGE_SIZE];
 
-again:
-	host = interp_code_host(c, &seq);
-	if (b->global && !jit_is_global(c, b->rip))
-		return false;
-	if (host == b->host && j->contents == b->contents)
-		return true;
-	j->stats.validations++;
-	page = (uint8_t *)((uint64_t)host & ~PAGE_OFFSET_MASK);
-	for (r = b->range; r < b->range + b->nranges; r++) {
-		left = raw_copy(c, buf + r->off, page + r->off, r->len, seq);
-		if (left > 0)
-			goto again;
-		if (left < 0)
+	for (const struct jit_range *r = b->range; r < b->range + b->nranges; kept += r++->len) {
+		long left = r->page == k ? raw_copy(c, buf, host + r->off, r->len, seq) : 0;
+
+		if (left < 0 && !k)
 			access_bad(c);
+		if (left)
+			return NOT_NOW;
+		if (r->page == k && memcmp(buf, kept, r->len))
+			return OTHER;
 	}
-	for (r = b->range; r < b->range + b->nranges; kept += r++->len)
-		if (memcmp(buf + r->off, kept, r->len))
-			return false;
-	jit_page_compared(c, b, host);
+	return SAME;
+}
+
+/* Where the block's page number k leads; that of RIP may raise. False: a fetch from it would. */
+static bool page_host(struct engine_cpu *c, const struct jit_block *b, unsigned k, const uint8_t **host,
+		      uint64_t *seq)
+{
+	struct place p;
+
+	if (!k) {
+		*host = (const uint8_t *)((uint64_t)interp_code_host(c, seq) & ~PAGE_OFFSET_MASK);
+		return true;
+	}
+	if (!mmu_try_fetch(c, b->page[k].lin, &p))
+		return false;
+	*host = p.host;
+	*seq = p.seq;
 	return true;
+}
+
+/* Whether the guest's bytes, and if their pages are global, are still those of the block. May raise. */
+static enum same same_code(struct engine_cpu *c, struct jit_block *b)
+{
+	struct jit *j = c->jit;
+	bool old = j->contents != b->contents;
+
+	for (unsigned k = 0; k < b->npages; k++) {
+		const uint8_t *host;
+		enum same is;
+		uint64_t seq;
+
+		if (!page_host(c, b, k, &host, &seq))
+			return NOT_NOW;
+		if (b->global && !jit_is_global(c, b->page[k].lin))
+			return OTHER;
+		if (host == b->page[k].host && !old)
+			continue;
+		j->stats.validations++;
+		is = same_bytes(c, b, k, host, seq);
+		if (is != SAME)
+			return is;
+		jit_page_compared(c, b, k, host);
+	}
+	b->contents = j->contents;
+	return SAME;
+}
+
+/* Another one is made when RIP comes there again. */
+static void forget_block(struct jit *j, struct jit_block *b)
+{
+	b->dead = true;
+	j->stamp[b - j->block] = JIT_NO_STAMP;
+	j->stats.retranslated++;
 }
 
 /* At a block's head: calm and compared, go on; else leave. */
@@ -64,12 +106,17 @@ static uint64_t enter_block(struct engine_cpu *c, struct jit_block *b)
 	uint32_t id = (uint32_t)(b - j->block);
 
 	jit_go(c, b->rip);
-	if (!jit_calm(c) || jit_key(c) != b->key)
+	if (b->dead || !jit_calm(c) || jit_key(c) != b->key)
 		return 0;
-	if (!same_code(c, b)) {
-		b->dead = true;
-		j->stamp[id] = JIT_NO_STAMP;
-		j->stats.retranslated++;
+	switch (same_code(c, b)) {
+	case SAME: break;
+	case OTHER: forget_block(j, b); return 0;
+	case NOT_NOW:
+		j->missed = true;
+		if (++b->misses == JIT_IN_VAIN) {
+			*jit_alone(j, b->rip) = true;
+			forget_block(j, b);
+		}
 		return 0;
 	}
 	/* The word with everything but the epoch 0: a request that comes now is seen at the next head. */
@@ -114,34 +161,42 @@ static struct jit_step *step_of(const struct jit *j, const struct jit_block *b, 
 
 static uint64_t rip_of(const struct jit_block *b, const struct jit_step *s)
 {
-	return (b->rip & ~PAGE_OFFSET_MASK) + s->at;
+	return b->rip + (uint64_t)(int64_t)s->at;
 }
 
-/* What the block was made from, at this place of its page. */
-static const uint8_t *bytes_at(const struct jit *j, const struct jit_block *b, unsigned at, unsigned *n)
+/* What the block was made from at rip: up to 15 bytes. */
+static unsigned bytes_at(const struct jit *j, const struct jit_block *b, uint64_t rip, uint8_t *buf)
 {
-	const uint8_t *kept = j->bytes + b->bytes;
+	unsigned n = 0;
 
-	for (const struct jit_range *r = b->range; r < b->range + b->nranges; kept += r++->len) {
-		if (at < r->off || at >= r->off + r->len)
-			continue;
-		*n = MIN(r->off + r->len - at, 15U);
-		return kept + (at - r->off);
+	for (bool more = true; more && n < 15;) {
+		const uint8_t *kept = j->bytes + b->bytes;
+
+		more = false;
+		for (const struct jit_range *r = b->range; r < b->range + b->nranges && !more;
+		     kept += r++->len) {
+			uint64_t at = rip + n - (b->page[r->page].lin + r->off);
+			unsigned here = at < r->len ? MIN(r->len - (unsigned)at, 15 - n) : 0;
+
+			memcpy(buf + n, kept + (here ? at : 0), here);
+			n += here;
+			more = here;
+		}
 	}
-	return NULL;
+	return n;
 }
 
 /* The step's instruction, decoded once: the block's bytes have been compared. NULL: no room. */
 static const struct insn *insn_of(struct engine_cpu *c, const struct jit_block *b, struct jit_step *s)
 {
 	struct jit *j = c->jit;
-	const uint8_t *bytes;
+	uint8_t buf[16];
 	unsigned n;
 
 	if (s->insn)
 		return &j->insn[s->insn - 1];
-	bytes = j->ninsns < JIT_INSNS ? bytes_at(j, b, s->at, &n) : NULL;
-	if (!bytes || decode_bytes(c, &j->insn[j->ninsns], bytes, n) != DECODE_OK)
+	n = bytes_at(j, b, rip_of(b, s), buf);
+	if (j->ninsns == JIT_INSNS || decode_bytes(c, &j->insn[j->ninsns], buf, n) != DECODE_OK)
 		return NULL;
 	s->insn = ++j->ninsns;
 	return &j->insn[s->insn - 1];
@@ -188,8 +243,7 @@ static bool look_in_vain(struct jit *j, struct jit_block *b)
 	if (++b->in_vain < JIT_IN_VAIN)
 		return false;
 	*jit_plain(j, b->rip) = true;
-	b->dead = true;
-	j->stamp[b - j->block] = JIT_NO_STAMP;
+	forget_block(j, b);
 	return true;
 }
 
@@ -316,6 +370,11 @@ bool *jit_plain(struct jit *j, uint64_t rip)
 	return &j->plain[heat_index(rip)];
 }
 
+bool *jit_alone(struct jit *j, uint64_t rip)
+{
+	return &j->alone[heat_index(rip)];
+}
+
 static bool is_hot(struct jit *j, uint64_t rip)
 {
 	uint8_t *h = jit_heat(j, rip);
@@ -399,6 +458,10 @@ void jit_run(struct engine_cpu *c)
 			link_to(c, b, exit_id);
 		run_block(c, b);
 		exit_id = j->exit_id;
+		if (unlikely(j->missed)) {
+			j->missed = false;
+			run_cold(c);
+		}
 	}
 	jit_landed(c);
 }

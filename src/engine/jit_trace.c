@@ -52,6 +52,7 @@ static bool leads_away(const struct trace_insn *i)
 	}
 }
 
+#define ELSEWHERE JIT_NO_ADDEND /* no address */
 struct path {
 	uint64_t back[TRACE_CALLS]; /* return addresses of followed calls */
 	unsigned calls;
@@ -74,10 +75,10 @@ static enum trace_way way_of(struct jit *j, const struct trace *t, struct trace_
 
 	if (is_relative(i)) {
 		i->target = t->key & JIT_KEY_MODE ? jit_mode_target(t, i) : i->next + i->d.op[0].imm.value.u;
-		near = is_canonical(i->target) && same_page(i->target, i->rip);
+		near = is_canonical(i->target) && (!t->alone || same_page(i->target, t->insn[0].rip));
 	}
 	if (p->calls && replaces_return(t, i))
-		p->calls--;
+		p->back[p->calls - 1] = ELSEWHERE;
 	if (trace_is_jcc(i))
 		return near && expect_taken(j, t, i) ? WAY_TAKEN : WAY_ON;
 	if (!leads_away(i))
@@ -90,30 +91,83 @@ static enum trace_way way_of(struct jit *j, const struct trace *t, struct trace_
 	}
 	if ((i->d.in.opcode == 0xc3 || i->d.in.opcode == 0xc2) &&
 	    (i->d.in.operand_width == 64 || t->key & JIT_KEY_MODE) &&
-	    i->d.in.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR && p->calls &&
-	    same_page(p->back[p->calls - 1], i->rip)) {
+	    i->d.in.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR && p->calls) {
 		i->target = p->back[--p->calls];
-		return WAY_BACK;
+		return i->target == ELSEWHERE ? WAY_END : WAY_BACK;
 	}
 	return WAY_END;
 }
 
-/* Adds the instruction's bytes to those that the trace was made from; false: in too many places. */
-static bool cover(struct trace *t, const struct trace_insn *i)
+/* The trace's page of an address, read if it is a new one; NULL: there is none. */
+static struct trace_page *page_of(struct engine_cpu *c, struct trace *t, uint64_t rip)
 {
-	unsigned off = i->rip & PAGE_OFFSET_MASK, len = (unsigned)(i->next - i->rip);
+	struct trace_page *page = &t->page[t->npages];
+	struct place p;
+
+	for (unsigned k = 0; k < t->npages; k++)
+		if (same_page(rip, t->page[k].lin))
+			return &t->page[k];
+	if (t->alone || t->npages == JIT_BLOCK_PAGES || !is_canonical(rip) ||
+	    !mmu_try_fetch(c, rip & ~PAGE_OFFSET_MASK, &p) ||
+	    raw_copy(c, page->bytes, p.host, PAGE_SIZE, p.seq))
+		return NULL;
+	page->lin = rip & ~PAGE_OFFSET_MASK;
+	page->host = p.host;
+	page->global = jit_is_global(c, rip);
+	t->npages++;
+	return page;
+}
+
+/* Adds bytes to those that the trace was made from; false: in too many places. */
+static bool cover(struct trace *t, unsigned page, unsigned off, unsigned len)
+{
 	struct jit_range *r = t->nranges ? &t->range[t->nranges - 1] : NULL;
 
-	if (r && r->off + r->len == off) {
+	if (r && r->page == page && r->off + r->len == off) {
 		r->len = (uint16_t)(r->len + len);
 		return true;
 	}
 	for (unsigned k = 0; k < t->nranges; k++)
-		if (off >= t->range[k].off && off + len <= t->range[k].off + t->range[k].len)
+		if (t->range[k].page == page && off >= t->range[k].off &&
+		    off + len <= t->range[k].off + t->range[k].len)
 			return true;
 	if (t->nranges == JIT_RANGES)
 		return false;
-	t->range[t->nranges++] = (struct jit_range){(uint16_t)off, (uint16_t)len};
+	t->range[t->nranges++] = (struct jit_range){(uint16_t)off, (uint16_t)len, (uint8_t)page};
+	return true;
+}
+
+/* Those of the instruction: on one page or two. */
+static bool cover_insn(struct engine_cpu *c, struct trace *t, const struct trace_insn *i)
+{
+	unsigned off = i->rip & PAGE_OFFSET_MASK, len = (unsigned)(i->next - i->rip);
+	unsigned first = MIN(len, (unsigned)PAGE_SIZE - off);
+
+	return cover(t, (unsigned)(page_of(c, t, i->rip) - t->page), off, first) &&
+	       (first == len || cover(t, (unsigned)(page_of(c, t, i->next) - t->page), 0, len - first));
+}
+
+/* Decodes the instruction at i->rip; false: it is not whole. */
+static bool decode(struct engine_cpu *c, struct trace *t, struct trace_insn *i)
+{
+	const struct trace_page *page = page_of(c, t, i->rip), *behind;
+	unsigned at = i->rip & PAGE_OFFSET_MASK, here = MIN((unsigned)PAGE_SIZE - at, 15U);
+	const ZydisDecoder *dec = decode_machine(c);
+
+	if (!page)
+		return false;
+	i->bytes = page->bytes + at;
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(dec, i->bytes, here, &i->d.in, i->d.op))) {
+		behind = here < 15 ? page_of(c, t, i->rip + here) : NULL;
+		if (!behind)
+			return false;
+		memcpy(i->joined, i->bytes, here);
+		memcpy(i->joined + here, behind->bytes, 15 - here);
+		i->bytes = i->joined;
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(dec, i->bytes, 15, &i->d.in, i->d.op)))
+			return false;
+	}
+	i->next = i->rip + i->d.in.length;
 	return true;
 }
 
@@ -129,12 +183,11 @@ static bool may_follow(struct trace *t, uint64_t rip)
 	for (unsigned k = 1; k < t->n && !t->unrolled; k++)
 		if (t->insn[k].rip == rip)
 			return false;
-	return same_page(rip, t->insn[0].rip) || !t->n;
+	return true;
 }
 
 static void collect(struct engine_cpu *c, struct trace *t)
 {
-	const ZydisDecoder *dec = decode_machine(c);
 	struct path p = {.calls = 0};
 	uint64_t rip = jit_lin(c);
 
@@ -143,21 +196,17 @@ static void collect(struct engine_cpu *c, struct trace *t)
 	t->unrolled = false;
 	for (t->n = t->nranges = 0; (t->end = rip, may_follow(t, rip)); t->n++) {
 		struct trace_insn *i = &t->insn[t->n];
-		unsigned at = rip & PAGE_OFFSET_MASK;
 
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(
-			dec, t->page + at, MIN((unsigned)PAGE_SIZE - at, 15U), &i->d.in, i->d.op)))
-			return;
 		i->rip = rip;
-		i->next = rip + i->d.in.length;
-		i->bytes = t->page + at;
 		i->key = t->key;
+		if (!decode(c, t, i))
+			return;
 		if (t->key & JIT_KEY_MODE) {
 			if (!jit_mode_fits(t, i))
 				return;
 			jit_mode_respell(&i->d);
 		}
-		if (!cover(t, i))
+		if (!cover_insn(c, t, i))
 			return;
 		i->way = way_of(c->jit, t, i, &p);
 		rip = i->way == WAY_ON || i->way == WAY_END ? i->next : i->target;

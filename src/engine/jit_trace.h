@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Private to the translator: the guest code that becomes one block. A trace is a path through one page, entered at its
+ * Private to the translator: the guest code that becomes one block. A trace is a path through a few pages, entered at its
  * start only: it follows the branches that are expected and has an exit for each that is not. What is known of its
  * registers tells which accesses lie beside each other; such a group is looked up once.
  */
@@ -60,9 +60,10 @@ enum trace_way {
 };
 
 struct trace_insn {
-	uint64_t rip, next; /* next: behind it */
-	uint64_t target;    /* WAY_TAKEN, WAY_BACK */
-	const uint8_t *bytes;
+	uint64_t rip, next;   /* next: behind it */
+	uint64_t target;      /* WAY_TAKEN, WAY_BACK */
+	const uint8_t *bytes; /* in its page, or joined */
+	uint8_t joined[16];   /* of two pages */
 	enum trace_way way;
 	uint16_t key; /* the trace's */
 	unsigned naccess;
@@ -71,18 +72,25 @@ struct trace_insn {
 };
 
 struct trace {
-	unsigned n, ngroups, nranges;
+	unsigned n, ngroups, nranges, npages;
 	uint16_t key;  /* of the block that it will be */
 	uint32_t base; /* of CS */
+	bool alone;    /* no other page than the first */
 	bool unrolled; /* it is a loop that came to its start */
 	uint64_t end;  /* where the guest goes on behind the last instruction, unless that is WAY_END */
 	struct trace_group group[TRACE_GROUPS];
 	struct jit_range range[JIT_RANGES];
 	struct trace_insn insn[JIT_BLOCK_MAX];
-	uint8_t page[PAGE_SIZE];
+	struct trace_page {
+		uint64_t lin;
+		const uint8_t *host; /* when the bytes were read */
+		bool global;
+		uint8_t bytes[PAGE_SIZE];
+	} page[JIT_BLOCK_PAGES];
 };
 
-/* Collects the trace at c->rip from t->page and finds its groups, none if `plain`. 0 instructions: none is whole there. */
+/* Collects the trace at c->rip, whose page is read already, and finds its groups, none if `plain`. Reads other pages that
+ * it leads to, if they can be fetched from. 0 instructions: none is whole there. */
 void trace_make(struct engine_cpu *c, struct trace *t, bool plain);
 /* A conditional branch that jit_op makes an exit of. */
 bool trace_is_jcc(const struct trace_insn *i);

@@ -146,6 +146,29 @@ bool mmu_revive(struct engine_cpu *c, uint64_t lin)
 	return false;
 }
 
+bool mmu_try_fetch(struct engine_cpu *c, uint64_t lin, struct place *p)
+{
+	enum mmu_class class = access_class(c, ACC_EXEC);
+	const struct tlb_entry *e = tlb_slot(c, lin);
+	struct walk w = {.lin = lin, .seq = walk_seq(c), .quiet = true};
+	struct engine_page page;
+	struct rights r;
+
+	if (e->xtag == TLB_TAG(c, lin, 1) || (mmu_revive(c, lin) && e->xtag == TLB_TAG(c, lin, 1))) {
+		*p = (struct place){.seq = w.seq, .host = (uint8_t *)(lin + e->addend)};
+		return true;
+	}
+	if (walk_tables(c, &w) != WALK_OK)
+		return false;
+	r = walk_rights(c, &w, class);
+	if (!r.exec || walk_set_ad(c, &w, false) != WALK_OK ||
+	    walk_page(c, &w, w.gpa, false, &page) != FILL_FIXED)
+		return false;
+	tlb_insert(c, &w, class, r, &page);
+	*p = (struct place){.gpa = w.gpa, .seq = w.seq, .host = page.host + (lin & PAGE_OFFSET_MASK)};
+	return true;
+}
+
 void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p)
 {
 	enum mmu_class class = access_class(c, acc);
