@@ -152,8 +152,8 @@ static bool means_the_same(struct making *m)
 	for (unsigned k = 0; k < in->operand_count; k++) {
 		const ZydisDecodedOperand *a = &m->d.op[k], *b = &h.op[k];
 
-		if (a->type != b->type || (a->size != b->size && !is_flags(a)) ||
-		    a->element_count != b->element_count || a->actions != b->actions)
+		if (a->type != b->type || a->actions != b->actions ||
+		    (!is_flags(a) && (a->size != b->size || a->element_count != b->element_count)))
 			return false;
 		if ((a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && a->imm.value.u != b->imm.value.u) ||
 		    (is_fixed(a) && a->reg.value != b->reg.value))
