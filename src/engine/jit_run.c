@@ -268,6 +268,7 @@ static bool fill_after(struct engine_cpu *c, const struct jit_site *s)
 static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, struct jit_block *b)
 {
 	unsigned k = s->index, until = step_of(c->jit, b, k)->until;
+	bool looks = s->kind != SITE_CALL && !s->member, on;
 	struct jit *j = c->jit;
 
 	if (unlikely(j->by_mnemonic)) {
@@ -275,13 +276,15 @@ static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, str
 		c->retired += (uint64_t)(int64_t)s->uncounted;
 	}
 	do {
-		if (!step_over(c, b, k))
-			return go_on_at(c);
-		if (k == s->index && s->kind != SITE_CALL && !s->member && fill_after(c, s))
+		on = step_over(c, b, k);
+		if (on && k == s->index && looks && fill_after(c, s))
 			until = k;
-	} while (k++ < until);
-	if (until > s->index && look_in_vain(j, b))
-		return 0;
+	} while (on && k++ < until);
+	/* A path that was left on its way says nothing of a branch's own look-up. */
+	if ((on || looks) && until > s->index && look_in_vain(j, b))
+		on = false;
+	if (!on)
+		return go_on_at(c);
 	if (unlikely(j->by_mnemonic))
 		c->retired -= step_of(j, b, k)->uncounted;
 	flags_out(c);
