@@ -54,6 +54,8 @@ static const struct kind {
     {.mode = MODE_KERNEL, .sequence = true, .against = true, .tests = 1500, .share = 100},
     {.mode = MODE_64, .sequence = true, .against = true, .disturb = true, .tests = 1500, .share = 5},
     {.mode = MODE_32, .sequence = true, .against = true, .disturb = true, .tests = 400, .share = 5},
+    {.mode = MODE_16, .sequence = true, .against = true, .disturb = true, .tests = 400, .share = 5},
+    {.mode = MODE_REAL, .sequence = true, .against = true, .disturb = true, .tests = 400, .share = 5},
     {.mode = MODE_KERNEL, .sequence = true, .against = true, .disturb = true, .tests = 800, .share = 5},
 };
 

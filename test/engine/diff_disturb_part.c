@@ -32,6 +32,12 @@ static void on_timer(int sig, siginfo_t *info, void *uc)
 		engine_kick(under_test.cpu, uc);
 }
 
+/* An interrupt's IRET to a 16-bit stack leaves what the kernel had in the rest of RSP. */
+static bool keeps_rsp(const struct engine_cpu *c)
+{
+	return c->code64 || c->stack32;
+}
+
 /* The engine left because it was asked to. What comes next is not the guest's doing. */
 enum engine_exit disturb(struct side *s)
 {
@@ -41,7 +47,7 @@ enum engine_exit disturb(struct side *s)
 
 	if (what & 1)
 		engine_revoke(s->cpu);
-	if ((what & 2) && !s->real && engine_interruptible(s->cpu)) {
+	if ((what & 2) && !s->real && keeps_rsp(s->cpu) && engine_interruptible(s->cpu)) {
 		disturb_counts->interrupts++;
 		e = engine_deliver(s->cpu, &ev);
 	}
