@@ -207,7 +207,7 @@ static void execute(struct engine_cpu *c, const struct jit_block *b, struct jit_
 {
 	const struct insn *i = insn_of(c, b, s);
 	struct jit *j = c->jit;
-	uint64_t at = c->rip;
+	uint64_t at = c->rip, base = c->seg[CS].base;
 
 	if (!i) {
 		interp_one(c);
@@ -218,7 +218,9 @@ static void execute(struct engine_cpu *c, const struct jit_block *b, struct jit_
 		i->exec(c, i);
 		c->rip = c->next_rip;
 		c->retired++;
-	} while (c->rip == at && jit_block_word(c, b) + j->stamp[b - j->block] == 0);
+		/* A far transfer may lead to this RIP in another segment. */
+	} while (c->rip == at && c->seg[CS].base == base && c->mode_key == i->mode_key &&
+		 jit_block_word(c, b) + j->stamp[b - j->block] == 0);
 }
 
 /* Executes the block's instruction number k by its handler. True if the block goes on behind it, and may. */

@@ -48,6 +48,8 @@ static void set_up(struct rig *r, enum machine m)
 	memset(r->ram + 0x5000, 0xf4, 256);
 	for (unsigned v = 0; v < 256; v++)
 		put(r, v * 4, 0x05000000 | v, 4);
+	put(r, 0x40 * 4, 0x07000000 | (OFFSET + 3), 4);
+	put(r, 0x7000 + OFFSET + 3, 0xcf42, 2); /* inc dx; iret */
 	c->rip = CODE_AT;
 	if (m >= REAL) {
 		set_up_real(r, m == UNREAL ? UINT32_MAX : 0xffff);
@@ -294,11 +296,16 @@ PROGRAM(p_twins, 16,
 	"ljmp $0x5f0, $0x210\n .skip 0x110 - (. - p_twins)\n mov $(0x200 + 2b - p_twins), %ax\n jmp *%ax\n"
 	"add $0x100, %dx\n dec %cx\n jz 3f\n ljmp $0x5e0, $0x210\n 3:");
 
-/* Seen to fail without b->base in jit_find (the first), and without base in jit_place (the second). */
+/* An interrupt whose handler is at the IP of the INT. */
+PROGRAM(p_int, 16, "mov $500, %cx\n 1: int $0x40\n dec %cx\n jnz 1b");
+
+/* Seen to fail without b->base in jit_find (the first), without base in jit_place (the second), and with
+ * execute looking at RIP only (the third: a bug that test/engine/diff found). */
 static void one_place_by_two_segments(void **state)
 {
 	AGREE(REAL, p_alias, 10);
 	AGREE(REAL, p_twins, 25); /* the far jumps */
+	AGREE(REAL, p_int, 50);
 }
 
 /* IP does not go on behind 64 KiB, neither straight nor by a branch. Seen to fail without jit_mode_fits. */
