@@ -196,10 +196,8 @@ static void op_far_call(struct engine_cpu *c, const struct insn *i)
 /* m16:16, m16:32, m16:64: the offset, then the selector. */
 static uint16_t far_pointer(struct engine_cpu *c, const struct insn *i, uint64_t *off)
 {
-	uint64_t lin = insn_ea(c, i, i->opsize + 2, false);
-
-	*off = guest_ld(c, lin, i->opsize);
-	return guest_ld(c, c->code64 ? lin + i->opsize : (uint32_t)(lin + i->opsize), 2);
+	*off = guest_ld(c, insn_part(c, i, 0, i->opsize, false), i->opsize);
+	return (uint16_t)guest_ld(c, insn_part(c, i, i->opsize, 2, false), 2);
 }
 
 static void op_far_jmp_m(struct engine_cpu *c, const struct insn *i)

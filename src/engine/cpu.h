@@ -332,6 +332,13 @@ void access_rmw8_sys(struct engine_cpu *c, uint64_t lin, uint8_t and, uint8_t or
 bool guest_cmpxchg16(struct engine_cpu *c, uint64_t lin, uint64_t old[2], const uint64_t val[2]);
 /* Linear address of the memory operand of `len` bytes: segment checks (#GP, #SS), canonicality. */
 uint64_t insn_ea(struct engine_cpu *c, const struct insn *i, unsigned len, bool write);
+/*
+ * The same of `len` bytes of it from byte `at`, whose offset wraps on its own at the end of what the address size reaches:
+ * instructions that access their operand in pieces (far pointers, BOUND, x87 numbers and images) do so on the host's CPU.
+ */
+uint64_t insn_part(struct engine_cpu *c, const struct insn *i, unsigned at, unsigned len, bool write);
+/* Does an operand of `len` bytes reach beyond that end? */
+bool insn_wraps(struct engine_cpu *c, const struct insn *i, unsigned len);
 /* Segment check of an offset without ModRM (strings, stack, XLAT, moffs). */
 uint64_t seg_linear(struct engine_cpu *c, enum seg s, uint64_t off, unsigned len, bool write);
 /* The offset part alone (LEA). */

@@ -70,6 +70,16 @@ uint64_t insn_ea(struct engine_cpu *c, const struct insn *i, unsigned len, bool 
 	return seg_linear(c, i->seg, insn_offset(c, i), len, write);
 }
 
+uint64_t insn_part(struct engine_cpu *c, const struct insn *i, unsigned at, unsigned len, bool write)
+{
+	return seg_linear(c, i->seg, offset_mask(i, ea_offset(c, i) + at), len, write);
+}
+
+bool insn_wraps(struct engine_cpu *c, const struct insn *i, unsigned len)
+{
+	return i->adsize < 8 && insn_offset(c, i) + len > (i->adsize == 2 ? 0x10000 : 1ULL << 32);
+}
+
 /* ea_linear for everything but 64-bit addresses in 64-bit mode. */
 uint64_t ea_other(struct engine_cpu *c, const struct insn *i, uint64_t off, unsigned len, bool write)
 {

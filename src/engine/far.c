@@ -429,8 +429,8 @@ static void iret_protected(struct engine_cpu *c, unsigned opsize)
 
 	far_stack_current(c, &st, 0);
 	above = above_sel = st; /* read from the top: flags, selector, offset */
-	above_sel.sp += opsize;
-	above.sp += 2 * opsize;
+	far_skip(&above_sel, opsize);
+	far_skip(&above, 2 * opsize);
 	flags = far_pop(c, &above, opsize);
 	sel = far_pop_sel(c, &above_sel, opsize);
 	off = far_pop(c, &st, opsize);

@@ -21,6 +21,11 @@ static void stack_move(struct far_stack *st, uint64_t off)
 	st->sp = mask == 0xffff ? (st->sp & ~mask) | off : off;
 }
 
+void far_skip(struct far_stack *st, unsigned size)
+{
+	stack_move(st, (st->sp + size) & stack_mask_of(st));
+}
+
 void far_push(struct engine_cpu *c, struct far_stack *st, uint64_t val, unsigned size)
 {
 	uint64_t off = (st->sp - size) & stack_mask_of(st);

@@ -178,28 +178,28 @@ static void op_scatter(struct engine_cpu *c, const struct insn *i)
 #define MM_LEN(i)  ((i)->op)
 #define MM_NEED(i) ((i)->cc)
 
+/*
+ * As on the host: 8 bytes together, the upper ones first, each with an address of its own, so that they may lie at both
+ * ends of a segment. Whether bytes that are not written may fault is the CPU's choice; the host's makes them.
+ */
 static void mask_move(struct engine_cpu *c, const struct insn *i, const uint8_t *data, const uint8_t *mask)
 {
-	uint64_t off = insn_offset(c, i), first;
+	for (int n = MM_LEN(i) - 8; n >= 0; n -= 8) {
+		uint64_t lin = insn_part(c, i, (unsigned)n, 8, true);
 
-	/* Whether bytes that are not written may fault is the CPU's choice; the host's makes them. */
-	first = seg_linear(c, i->seg, off, MM_LEN(i), true);
-	if (c->slow & SLOW_AC && first & 7)
-		engine_raise_err(c, EXC_AC, 0);
-	guest_probe(c, first, MM_LEN(i), true);
+		if (c->slow & SLOW_AC && lin & 7)
+			engine_raise_err(c, EXC_AC, 0);
+		guest_probe(c, lin, 8, true);
+	}
 	for (unsigned n = 0; n < MM_LEN(i); n++) {
-		unsigned from = n;
-		uint64_t lin, at;
+		unsigned from = n, end = (n | 7) + 1;
 
-		while (n < MM_LEN(i) && mask[n] & 0x80)
+		while (n < end && mask[n] & 0x80)
 			n++;
 		if (n == from)
 			continue;
-		at = off + from;
-		if (i->adsize < 8)
-			at &= i->adsize == 4 ? 0xffffffff : 0xffff;
-		lin = seg_linear(c, i->seg, at, n - from, true);
-		guest_write(c, lin, data + from, n - from);
+		guest_write(c, insn_part(c, i, from, n - from, true), data + from, n - from);
+		n--;
 	}
 }
 

@@ -52,8 +52,7 @@ static void touch_run(struct engine_cpu *c, const struct insn *i, const struct v
 	bool unchecked = st->elems > 1 && c->slow & SLOW_AC; /* no #AC for parts of a vector */
 	uint64_t off = insn_offset(c, i) + at, lin;
 
-	if (i->adsize < 8)
-		off &= i->adsize == 4 ? 0xffffffff : 0xffff;
+	/* No element's address wraps by itself: the operand is one. */
 	lin = seg_linear(c, i->seg, off, len, stub_stores(st));
 	switch (how) {
 	case CHECK: break;

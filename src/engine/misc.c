@@ -127,11 +127,10 @@ static void op_bound(struct engine_cpu *c, const struct insn *i)
 {
 	unsigned size = i->opsize, shift = 64 - size * 8;
 	int64_t index = (int64_t)(reg_get(c, i->dst, size) << shift);
-	uint64_t lin = insn_ea(c, i, size * 2, false);
 
-	if (index < (int64_t)(guest_ld(c, lin, size) << shift))
+	if (index < (int64_t)(guest_ld(c, insn_part(c, i, 0, size, false), size) << shift))
 		engine_raise(c, EXC_BR);
-	if (index > (int64_t)(guest_ld(c, (uint32_t)(lin + size), size) << shift))
+	if (index > (int64_t)(guest_ld(c, insn_part(c, i, size, size, false), size) << shift))
 		engine_raise(c, EXC_BR);
 }
 

@@ -179,7 +179,8 @@ static void op_enter(struct engine_cpu *c, const struct insn *i)
 	unsigned level = i->op & 31, size = i->opsize;
 
 	store_below(c, &sp, mask, bp, size);
-	frame = (c->gpr[RSP] & ~mask) | sp; /* all of ESP, also above a 16-bit stack pointer */
+	frame = mask == 0xffff ? (uint32_t)(c->gpr[RSP] - size)
+			       : sp; /* as the host: a borrow reaches the upper half */
 	for (unsigned k = 1; k < level; k++) {
 		bp = (bp - size) & mask;
 		store_below(c, &sp, mask, guest_ld(c, seg_linear(c, SS, bp, size, false), size), size);

@@ -227,11 +227,9 @@ static void op_pop_seg(struct engine_cpu *c, const struct insn *i)
 /* LDS, LES, LSS, LFS, LGS */
 static void op_load_far(struct engine_cpu *c, const struct insn *i)
 {
-	uint64_t ea = insn_ea(c, i, i->opsize + 2, false);
-	uint64_t off = guest_ld(c, ea, i->opsize);
-	uint64_t at = ea + i->opsize;
+	uint64_t off = guest_ld(c, insn_part(c, i, 0, i->opsize, false), i->opsize);
 
-	seg_load(c, i->op, guest_ld(c, c->code64 ? at : (uint32_t)at, 2));
+	seg_load(c, i->op, (uint16_t)guest_ld(c, insn_part(c, i, i->opsize, 2, false), 2));
 	gpr_write(c, i->reg, off, i->opsize);
 }
 

@@ -135,6 +135,7 @@ struct far_stack {
 };
 void far_push(struct engine_cpu *c, struct far_stack *st, uint64_t val, unsigned size);
 uint64_t far_pop(struct engine_cpu *c, struct far_stack *st, unsigned size);
+void far_skip(struct far_stack *st, unsigned size);
 /* A selector in a slot of `size` bytes: only its two bytes are read. */
 uint16_t far_pop_sel(struct engine_cpu *c, struct far_stack *st, unsigned size);
 /* The current stack, as a far_stack whose limit violations raise #SS(error). */

@@ -104,9 +104,39 @@ static void check_ac(struct engine_cpu *c, const struct insn *i, const struct vs
 {
 	if (likely(!(c->slow & SLOW_AC)))
 		return;
-	if (st->mem_len == 10 && insn_ea(c, i, 10, st->x87_store) & 7)
+	if (st->mem_len == 10 && insn_part(c, i, 0, 8, st->x87_store) & 7)
 		engine_raise_err(c, EXC_AC, 0);
 	vector_ac(c, i, st);
+}
+
+/* An 80-bit number is 8 bytes and 2 where its offset wraps. */
+static void load(struct engine_cpu *c, const struct insn *i, const struct vstub *st)
+{
+	uint8_t *to = c->fpu->mem;
+
+	if (st->mem_len != 10 || likely(!insn_wraps(c, i, 10))) {
+		vmem_ld(c, i, vmem_ea(c, i, st->mem_len, 0, false), to, st->mem_len);
+		return;
+	}
+	guest_read(c, insn_part(c, i, 0, 8, false), to, 8);
+	guest_read(c, insn_part(c, i, 8, 2, false), to + 8, 2);
+}
+
+static void store(struct engine_cpu *c, const struct insn *i, const struct vstub *st)
+{
+	const uint8_t *from = c->fpu->mem;
+	uint64_t low, high;
+
+	if (st->mem_len != 10 || likely(!insn_wraps(c, i, 10))) {
+		vmem_st(c, i, vmem_ea(c, i, st->mem_len, 0, true), from, st->mem_len);
+		return;
+	}
+	low = insn_part(c, i, 0, 8, true);
+	high = insn_part(c, i, 8, 2, true);
+	guest_probe(c, low, 8, true);
+	guest_probe(c, high, 2, true);
+	guest_write(c, low, from, 8);
+	guest_write(c, high, from + 8, 2);
 }
 
 void op_x87(struct engine_cpu *c, const struct insn *i)
@@ -118,7 +148,7 @@ void op_x87(struct engine_cpu *c, const struct insn *i)
 	if (!st->x87_store) {
 		if (st->vmem) {
 			check_ac(c, i, st);
-			vmem_ld(c, i, vmem_ea(c, i, st->mem_len, 0, false), f->mem, st->mem_len);
+			load(c, i, st);
 		}
 		x87_execute(c, i, st);
 		return;
@@ -127,7 +157,7 @@ void op_x87(struct engine_cpu *c, const struct insn *i)
 	x87_execute(c, i, st);
 	if (store_happened(&f->x87_out, f->mem, st->mem_len)) {
 		check_ac(c, i, st);
-		vmem_st(c, i, vmem_ea(c, i, st->mem_len, 0, true), f->mem, st->mem_len);
+		store(c, i, st);
 	}
 	memcpy(&f->x87, &f->x87_out, offsetof(struct x87_image, rest));
 }
@@ -336,26 +366,64 @@ static void env_out(const struct engine_cpu *c, const struct insn *i, uint8_t *p
 		env_out32(c, p);
 }
 
-/* Linear address of an image; its alignment, where that is checked, is that of its words. */
-static uint64_t env_linear(struct engine_cpu *c, const struct insn *i, unsigned len, bool write)
+/* The alignment of an image, where that is checked, is that of its words. */
+static void env_align(struct engine_cpu *c, const struct insn *i, uint64_t lin)
 {
-	uint64_t lin = insn_ea(c, i, len, write);
-
 	if (unlikely(c->slow & SLOW_AC) && lin & (i->opsize == 2 ? 1 : 3))
 		engine_raise_err(c, EXC_AC, 0);
-	return lin;
+}
+
+/* What is accessed together of an image whose offset wraps: words, behind them 8 and 2 bytes of each register. */
+static unsigned env_piece(const struct insn *i, unsigned at)
+{
+	if (at < env_len(i))
+		return i->opsize == 2 ? 2 : 4;
+	return (at - env_len(i)) % 10 ? 2 : 8;
+}
+
+static void env_load(struct engine_cpu *c, const struct insn *i, uint8_t *buf, unsigned len)
+{
+	uint64_t lin = insn_part(c, i, 0, 1, false);
+
+	env_align(c, i, lin);
+	if (unlikely(insn_wraps(c, i, len)))
+		for (unsigned at = 0; at < len; at += env_piece(i, at))
+			guest_read(c, insn_part(c, i, at, env_piece(i, at), false), buf + at,
+				   env_piece(i, at));
+	else if (len > 28)
+		guest_read(c, insn_ea(c, i, len, false), buf, len);
+	else
+		vaccess_ld(c, i, insn_ea(c, i, len, false), buf, len);
+}
+
+/* All of it or nothing. */
+static void env_store(struct engine_cpu *c, const struct insn *i, const uint8_t *buf, unsigned len)
+{
+	uint64_t lin = insn_part(c, i, 0, 1, true);
+
+	env_align(c, i, lin);
+	if (likely(!insn_wraps(c, i, len))) {
+		lin = insn_ea(c, i, len, true);
+		if (len > 28)
+			guest_write(c, lin, buf, len);
+		else
+			vaccess_st(c, i, lin, buf, len);
+		return;
+	}
+	for (unsigned at = 0; at < len; at += env_piece(i, at))
+		guest_probe(c, insn_part(c, i, at, env_piece(i, at), true), env_piece(i, at), true);
+	for (unsigned at = 0; at < len; at += env_piece(i, at))
+		guest_write(c, insn_part(c, i, at, env_piece(i, at), true), buf + at, env_piece(i, at));
 }
 
 static void op_fnstenv(struct engine_cpu *c, const struct insn *i)
 {
 	unsigned len = env_len(i);
 	uint8_t buf[28];
-	uint64_t lin;
 
 	x87_check(c, false);
-	lin = env_linear(c, i, len, true);
 	env_out(c, i, buf);
-	vaccess_st(c, i, lin, buf, len);
+	env_store(c, i, buf, len);
 	c->fpu->x87.fcw |= 0x3f;
 	update_es(&c->fpu->x87);
 }
@@ -364,14 +432,12 @@ static void op_fnsave(struct engine_cpu *c, const struct insn *i)
 {
 	unsigned env = env_len(i), len = env + 80;
 	uint8_t buf[108];
-	uint64_t lin;
 
 	x87_check(c, false);
-	lin = env_linear(c, i, len, true);
 	env_out(c, i, buf);
 	for (unsigned n = 0; n < 8; n++)
 		memcpy(buf + env + 10 * n, c->fpu->x87.st[n], 10);
-	guest_write(c, lin, buf, len);
+	env_store(c, i, buf, len);
 	x87_fninit(c->fpu);
 }
 
@@ -381,7 +447,7 @@ static void op_fldenv(struct engine_cpu *c, const struct insn *i)
 	uint8_t buf[28];
 
 	x87_check(c, true);
-	vaccess_ld(c, i, env_linear(c, i, len, false), buf, len);
+	env_load(c, i, buf, len);
 	env_in(c, buf, i->opsize != 2);
 	x87_canonical(c->fpu);
 }
@@ -392,7 +458,7 @@ static void op_frstor(struct engine_cpu *c, const struct insn *i)
 	uint8_t buf[108];
 
 	x87_check(c, true);
-	guest_read(c, env_linear(c, i, len, false), buf, len);
+	env_load(c, i, buf, len);
 	env_in(c, buf, i->opsize != 2);
 	for (unsigned n = 0; n < 8; n++)
 		memcpy(c->fpu->x87.st[n], buf + env + 10 * n, 10);

@@ -102,17 +102,37 @@ static uint64_t area_ea(struct engine_cpu *c, const struct insn *i, unsigned len
 	return insn_ea(c, i, len, write);
 }
 
+/* An FXSAVE image whose offset wraps is 16 bytes at a time. Returns false if it does not. */
+static bool legacy_wraps(struct engine_cpu *c, const struct insn *i, uint8_t *area, unsigned len, bool write)
+{
+	uint64_t lin = insn_offset(c, i) + c->seg[i->seg].base;
+
+	if (likely(!insn_wraps(c, i, LEGACY_SIZE)) || lin & 15)
+		return false;
+	for (unsigned at = 0; write && at < LEGACY_SIZE; at += 16)
+		guest_probe(c, insn_part(c, i, at, 16, true), 16, true);
+	for (unsigned at = 0; at < len; at += 16)
+		if (write)
+			guest_write(c, insn_part(c, i, at, 16, true), area + at, 16);
+		else
+			guest_read(c, insn_part(c, i, at, 16, false), area + at, 16);
+	return true;
+}
+
 static void op_fxsave(struct engine_cpu *c, const struct insn *i)
 {
 	uint8_t area[416];
+	unsigned len = 160 + 16 * xmms(c);
 	uint64_t lin;
 
 	check_fx(c);
-	lin = area_ea(c, i, LEGACY_SIZE, 16, true);
-	guest_probe(c, lin, LEGACY_SIZE, true);
 	legacy_out(c, area, is_wide(i));
 	fpu_component_out(c->fpu, 1, area + 160, xmms(c));
-	guest_write(c, lin, area, 160 + 16 * xmms(c));
+	if (legacy_wraps(c, i, area, len, true))
+		return;
+	lin = area_ea(c, i, LEGACY_SIZE, 16, true);
+	guest_probe(c, lin, LEGACY_SIZE, true);
+	guest_write(c, lin, area, len);
 }
 
 static void op_fxrstor(struct engine_cpu *c, const struct insn *i)
@@ -120,7 +140,8 @@ static void op_fxrstor(struct engine_cpu *c, const struct insn *i)
 	uint8_t area[LEGACY_SIZE];
 
 	check_fx(c);
-	guest_read(c, area_ea(c, i, LEGACY_SIZE, 16, false), area, LEGACY_SIZE);
+	if (!legacy_wraps(c, i, area, LEGACY_SIZE, false))
+		guest_read(c, area_ea(c, i, LEGACY_SIZE, 16, false), area, LEGACY_SIZE);
 	check_mxcsr(c, area);
 	legacy_in(c, area, is_wide(i));
 	memcpy(&c->fpu->mxcsr, area + 24, 4);

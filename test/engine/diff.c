@@ -133,7 +133,7 @@ static void count_cells(const struct test *t, const struct outcome *nat)
 
 		if (i->helper)
 			continue;
-		if (t->n == 1 && i->form != FORM_REG)
+		if (t->alone && i->form != FORM_REG)
 			cover_count(t->mode, i, i->aim,
 				    faulted		    ? FORM_FAULT
 				    : i->form == FORM_FAULT ? FORM_MEM

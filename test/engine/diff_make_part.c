@@ -16,7 +16,7 @@ struct target {
 static struct target pick_target(unsigned len, unsigned align, int mode, enum form aim)
 {
 	static const uint16_t seam[] = {0x2000, 0x2000, 0x5000};
-	static const uint16_t edge[] = {0x1000, 0x3000, 0x4000, 0x6000, 0x7000, 0x8000};
+	static const uint16_t edge[] = {0x3000, 0x4000, 0x6000, 0x7000, 0x8000};
 	unsigned what = below(100), span = MIN(MAX(len, 1u), 2000u);
 	struct target t = {.form = FORM_MEM};
 
@@ -40,9 +40,9 @@ static struct target pick_target(unsigned len, unsigned align, int mode, enum fo
 		if (align > 1 && align < len)
 			t.lin &= ~(uint64_t)(align - 1);
 	} else if (what < 96) {
-		t.lin = edge[below(6)] - below(span + 1);
+		t.lin = edge[below(ARRAY_SIZE(edge))] - below(span + 1);
 		if (chance(30))
-			t.lin = (chance(50) ? 0 : 0x6000) + below(0x1000 - span);
+			t.lin = (chance(50) ? 0x8000 : 0x6000) + below(0x1000 - span);
 		else if (chance(30))
 			t.lin = 0x3000 + below(0x1000 - span);
 		if (chance(70))
@@ -57,6 +57,8 @@ static struct target pick_target(unsigned len, unsigned align, int mode, enum fo
 			t.lin = below(0x100000) - 0x80000;
 		t.form = FORM_FAULT;
 	}
+	if (is16(mode) && aim != FORM_STRADDLE && chance(2)) /* where 16-bit offsets end */
+		t.lin = DATA_SIZE - 64 + below(80);
 	t.lin += DATA;
 	return t;
 }
@@ -549,12 +551,17 @@ static void add_insn(struct test *t, bool first, bool last, const char *only)
 	place_insn(t, &i, first, last);
 }
 
-/* Undefined flags must not reach a later instruction: CMP defines them all. */
-static void define_flags(struct test *t)
+/*
+ * Undefined flags must not reach a later instruction: CMP defines them all. In real mode the INT3 at the end pushes them to
+ * where the test's data is.
+ */
+static void define_flags(struct test *t, bool last)
 {
 	static const uint8_t cmp[] = {0x3c, 0x11}; /* cmp al, 0x11 */
 	struct tinsn i = {.len = 0};
 
+	if (last && !is_real(t->mode))
+		return;
 	if (!t->n || !undefined_flags(&t->insn[t->n - 1]) || !decode(t->mode, cmp, 2, &i))
 		return;
 	i.helper = true;
@@ -603,10 +610,9 @@ void test_make(struct test *t, int mode, unsigned insns, const char *only)
 	begin(t);
 	for (unsigned n = 0; n < insns; n++) {
 		add_insn(t, t->n == 0, n + 1 == insns, only);
-		if (n + 1 < insns)
-			define_flags(t);
+		t->alone = insns == 1 && t->n == 1;
+		define_flags(t, n + 1 == insns);
 	}
-	t->alone = insns == 1 && t->n == 1;
 }
 
 bool test_again(struct test *t)
@@ -618,5 +624,6 @@ bool test_again(struct test *t)
 		return false;
 	begin(t);
 	place_insn(t, &i, true, true);
+	define_flags(t, true);
 	return true;
 }

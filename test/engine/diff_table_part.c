@@ -5,8 +5,10 @@
 #include "diff.h"
 #include "engine/fpu.h"
 
-const uint8_t data_page_kind[DATA_PAGES] = {ABSENT,	READ_WRITE, READ_WRITE, READ_ONLY,
-					    READ_WRITE, READ_WRITE, ABSENT,	READ_WRITE};
+/* The first and the last are for what wraps at 64 KiB. */
+const uint8_t data_page_kind[DATA_PAGES] = {
+    [0] = READ_WRITE, [1] = READ_WRITE, [2] = READ_WRITE, [3] = READ_ONLY,
+    [4] = READ_WRITE, [5] = READ_WRITE, [7] = READ_WRITE, [15] = READ_WRITE};
 
 const struct ldt_desc ldt[L_ENTRIES] = {
     [L_CODE32] = {.limit = 0xfffff, .big = true, .pages = true, .contents = 2},
@@ -135,6 +137,13 @@ static bool masked(const struct tinsn *i)
 	return i->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && i->in.raw.evex.aaa;
 }
 
+static bool sign_masked(const struct tinsn *i)
+{
+	return i->in.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX &&
+	       strstr(ZydisMnemonicGetString(i->in.mnemonic), "maskmov") &&
+	       i->in.mnemonic != ZYDIS_MNEMONIC_VMASKMOVDQU;
+}
+
 static bool x87_image(ZydisMnemonic m)
 {
 	return m == ZYDIS_MNEMONIC_FNSAVE || m == ZYDIS_MNEMONIC_FNSTENV || m == ZYDIS_MNEMONIC_FRSTOR ||
@@ -173,9 +182,6 @@ bool same_fault(const struct tinsn *i, int nat, int eng)
 		return true;
 	if (!i)
 		return false;
-	/* A masked store that wraps at 64 KiB with all its bytes masked: where the limit is looked at. */
-	if (strstr(ZydisMnemonicGetString(i->in.mnemonic), "maskmov") && nat == 14 && eng == 13)
-		return true;
 	return (state_area(i->in.mnemonic) || masked(i) || x87_image(i->in.mnemonic)) && nat >= 0 &&
 	       nat < 32 && eng >= 0 && eng < 32 && BIT(nat) & faults && BIT(eng) & faults;
 }
@@ -186,8 +192,7 @@ uint64_t cr2_slack(const struct tinsn *i)
 	if (!i)
 		return 0;
 	if (state_area(i->in.mnemonic) || x87_image(i->in.mnemonic) ||
-	    i->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ||
-	    strstr(ZydisMnemonicGetString(i->in.mnemonic), "maskmov"))
+	    i->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return ~0ULL;
 	switch (i->in.mnemonic) {
 	case ZYDIS_MNEMONIC_RET:
@@ -197,7 +202,7 @@ uint64_t cr2_slack(const struct tinsn *i)
 	default: break;
 	}
 	/* Masked stores: not the first byte that is written. */
-	return masked(i) ? 0xfff : 0;
+	return masked(i) || sign_masked(i) ? 0xfff : 0;
 }
 
 /* Several stores: one that faults may leave earlier ones done. */
