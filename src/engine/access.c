@@ -188,7 +188,7 @@ static void piece_translate(struct engine_cpu *c, struct piece *p, unsigned acc)
 {
 	struct place at;
 
-	mmu_translate(c, p->lin, acc, &at);
+	mmu_find(c, p->lin, acc, &at);
 	p->host = at.host;
 	p->gpa = at.gpa;
 	p->seq = at.seq;

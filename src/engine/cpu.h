@@ -158,7 +158,15 @@ struct tlb_entry {
 	uint64_t addend;	   /* host address = linear + addend */
 };
 #define TLB_ENTRIES  2048
-#define PTLB_ENTRIES 1024
+#define STLB_SETS    2048
+#define PTLB_ENTRIES 4096
+#define NOTHING_HELD (~0ULL) /* held_seq */
+
+/* The second level (tlb.c), by page and generation. Tag 0: empty, for generations begin at 1. */
+struct stlb_entry {
+	uint64_t tag;
+	uint64_t host; /* page, and flags below it */
+};
 
 /* Guest-physical pages: tables, and what the TLB forgot by a flush. */
 struct ptlb_entry {
@@ -260,11 +268,15 @@ struct engine_cpu {
 	uint8_t *fetch_host;
 	uint64_t fetch_mode; /* mixed into insn.key */
 	struct tlb_entry tlb[TLB_ENTRIES];
+	struct stlb_entry stlb[STLB_SETS][2];
 	struct ptlb_entry ptlb[PTLB_ENTRIES];
-	uint64_t pcid_gen[64]; /* PCID -> tlb generation */
-	bool tlb_large;	       /* some entry stems from a large page: INVLPG flushes all */
-	struct insn *icache;   /* direct-mapped by RIP */
-	uint32_t decodings;    /* into it, until it is settled on huge pages (code.h) */
+	uint64_t
+	    held_seq; /* the revoke_seq that stlb and ptlb belong to: who looks there empties them if it moved */
+	uint64_t pcid_gen[64];	 /* PCID -> tlb generation */
+	uint64_t tlb_global_gen; /* generation of global pages in stlb */
+	bool tlb_large;		 /* some entry stems from a large page: INVLPG flushes all */
+	struct insn *icache;	 /* direct-mapped by RIP */
+	uint32_t decodings;	 /* into it, until it is settled on huge pages (code.h) */
 	bool icache_settled;
 	uint64_t tlb_large_map; /* hashed 1 GiB regions that large pages were cached from: INVLPG there
 				   flushes all */
@@ -361,10 +373,11 @@ void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct plac
 /* The same for a fetch that may come, if nothing stands in its way; false: a fetch would fault or leave, or may come
  * later. Sets the accessed bit, as a CPU that fetches ahead may. */
 bool mmu_try_fetch(struct engine_cpu *c, uint64_t lin, struct place *p);
+/* The same, from the translation cache if that has it: then only host and seq are set, and a store is to be told to
+ * nobody. */
+void mmu_find(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p);
 /* Tells port->tracked of a write (access.c). */
 void access_told(struct engine_cpu *c, uint64_t gpa, const void *data, unsigned len);
-/* Makes the entry of a global page, left by another generation, one of this; false: there is none. */
-bool mmu_revive(struct engine_cpu *c, uint64_t lin);
 void mmu_flush_all(struct engine_cpu *c);
 void mmu_flush_page(struct engine_cpu *c, uint64_t lin);
 /* After a change of CR3 (noflush = bit 63 of a MOV CR3 under PCIDE) or of paging-related bits. */

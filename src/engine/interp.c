@@ -128,9 +128,9 @@ static uint8_t *code_host(struct engine_cpu *c, uint64_t lin, uint64_t *seq)
 
 	*seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
 	atomic_signal_fence(memory_order_seq_cst);
-	if (likely(e->xtag == TLB_TAG(c, lin, 1)) || (mmu_revive(c, lin) && e->xtag == TLB_TAG(c, lin, 1)))
+	if (likely(e->xtag == TLB_TAG(c, lin, 1)))
 		return (uint8_t *)(lin + e->addend);
-	mmu_translate(c, lin, ACC_EXEC, &p);
+	mmu_find(c, lin, ACC_EXEC, &p);
 	if (!p.host)
 		engine_leave(c, ENGINE_EXIT_NOEMU);
 	*seq = p.seq;

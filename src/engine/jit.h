@@ -454,7 +454,17 @@ void jit_near_clear(struct jit *j);
 void jit_store_to(struct engine_cpu *c, const uint8_t *host);
 /* The block's bytes in its page number k are those of `host`: stores to that page must be seen from now on. */
 void jit_page_compared(struct engine_cpu *c, struct jit_block *b, unsigned k, const uint8_t *host);
-bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host);
+static inline unsigned jit_page_bit(const uint8_t *host)
+{
+	/* Not hashed: no two pages of a mapping of up to 16 GiB have one bit. */
+	return (unsigned)((uint64_t)host >> PAGE_SHIFT) & (JIT_CODE_PAGES - 1);
+}
+static inline bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host)
+{
+	unsigned bit = jit_page_bit(host);
+
+	return c->jit && (c->jit->code_pages[bit / 64] >> (bit % 64) & 1);
+}
 /* The linear page may lead elsewhere now. */
 void jit_page_moved(struct engine_cpu *c, uint64_t lin);
 /* Every block is looked at before it runs again: where its RIP leads, and its bytes if that has changed. */

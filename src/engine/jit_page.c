@@ -10,12 +10,6 @@
  */
 #include "engine/jit.h"
 
-static unsigned page_bit(const uint8_t *host)
-{
-	/* Not hashed: no two pages of a mapping of up to 16 GiB have one bit. */
-	return (unsigned)((uint64_t)host >> PAGE_SHIFT) & (JIT_CODE_PAGES - 1);
-}
-
 static uint32_t *lin_bucket(struct jit *j, uint64_t lin)
 {
 	return &j->by_lin[(lin >> PAGE_SHIFT ^ lin >> 24) & (JIT_PAGES - 1)];
@@ -24,15 +18,6 @@ static uint32_t *lin_bucket(struct jit *j, uint64_t lin)
 static uint32_t *bit_bucket(struct jit *j, unsigned bit)
 {
 	return &j->by_bit[(bit ^ bit >> 12) & (JIT_PAGES - 1)];
-}
-
-bool jit_is_code_page(const struct engine_cpu *c, const uint8_t *host)
-{
-	unsigned bit = page_bit(host);
-
-	if (!c->jit)
-		return false;
-	return c->jit->code_pages[bit / 64] >> (bit % 64) & 1;
 }
 
 /* Whoever may write to the page now must ask again; other pages of the same bit, too. */
@@ -44,14 +29,14 @@ static void protect(struct engine_cpu *c, unsigned bit)
 	for (unsigned i = 0; i < TLB_ENTRIES; i++) {
 		struct tlb_entry *e = &c->tlb[i];
 
-		if (page_bit((uint8_t *)((e->wtag & ~PAGE_OFFSET_MASK) + e->addend)) == bit)
+		if (jit_page_bit((uint8_t *)((e->wtag & ~PAGE_OFFSET_MASK) + e->addend)) == bit)
 			e->wtag = ~0ULL;
 	}
 	for (unsigned k = 0; k < JIT_CLASSES; k++) {
 		struct jit_tlb *t = &c->jit->tlb[k];
 
 		for (unsigned i = 0; i < JIT_TLB; i++)
-			if (page_bit((uint8_t *)((-t->wneg[i] << PAGE_SHIFT) + t->wadd[i])) == bit)
+			if (jit_page_bit((uint8_t *)((-t->wneg[i] << PAGE_SHIFT) + t->wadd[i])) == bit)
 				t->wneg[i] = JIT_NO_PAGE;
 	}
 }
@@ -85,7 +70,7 @@ void jit_page_compared(struct engine_cpu *c, struct jit_block *b, unsigned k, co
 	struct jit_code_page *page = &b->page[k];
 	struct jit *j = c->jit;
 	uint32_t node = node_of(j, b, k);
-	unsigned bit = page_bit(host);
+	unsigned bit = jit_page_bit(host);
 
 	if (!page->linked) {
 		page->next_lin = *lin_bucket(j, page->lin);
@@ -106,7 +91,7 @@ void jit_page_compared(struct engine_cpu *c, struct jit_block *b, unsigned k, co
 
 void jit_store_to(struct engine_cpu *c, const uint8_t *host)
 {
-	unsigned bit = page_bit(host);
+	unsigned bit = jit_page_bit(host);
 	struct jit *j = c->jit;
 
 	if (!jit_is_code_page(c, host))

@@ -308,7 +308,7 @@ static bool find_page(struct engine_cpu *c, const struct jit_site *s, const stru
 	jit_go(c, rip_of(b, step_of(j, b, s->index)));
 	if (unlikely(j->by_mnemonic))
 		c->retired += (uint64_t)(int64_t)s->uncounted;
-	mmu_translate(c, lin, s->own_write ? ACC_WRITE : ACC_READ, &p);
+	mmu_find(c, lin, s->own_write ? ACC_WRITE : ACC_READ, &p);
 	if (unlikely(j->by_mnemonic))
 		c->retired -= (uint64_t)(int64_t)s->uncounted;
 	/* A store to the block's own code: not from within. */

@@ -4,6 +4,7 @@
  * that, and emptied whenever that forgets something.
  */
 #include "engine/jit.h"
+#include "engine/walk.h"
 
 static unsigned index_of(uint64_t lin)
 {
@@ -160,7 +161,7 @@ uint64_t jit_tlb_addend(const struct engine_cpu *c, uint64_t lin, bool write)
 bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
 {
 	if (!known(c, lin, size, write) && size - 1 <= (~lin & PAGE_OFFSET_MASK))
-		mmu_revive(c, lin);
+		tlb_reload(c, lin, jit_class(c), write ? ACC_WRITE : ACC_READ);
 	return copy_entry(c, lin, size, write);
 }
 
@@ -171,7 +172,7 @@ uint64_t jit_fill(struct engine_cpu *c, uint32_t site)
 
 	if ((s->kind != SITE_READ && s->kind != SITE_WRITE) || s->member ||
 	    (site == j->filled_site && j->lin == j->filled_lin) ||
-	    !copy_entry(c, j->lin, s->size, s->kind == SITE_WRITE))
+	    !jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE))
 		return 0;
 	j->filled_site = site;
 	j->filled_lin = j->lin;

@@ -4,8 +4,7 @@
  *
  * A tag in c->tlb is the linear page ORed with c->tlb_key: two bits of privilege class and ten of
  * generation. A generation stands for one CR3 (or PCID) between flushes, so that flushing is mostly a new
- * number. An entry of a global page (c->jit's tlb_global) is taken over into the generation that asks for it, in
- * mmu_revive, until the next full flush.
+ * number. Global pages have a generation of their own in the second level (tlb.c), until the next full flush.
  *
  * Revocation: engine_kick runs in a signal handler on the cpu's own thread and can interrupt any line here.
  * Who inserts a pointer compares the sequence afterwards and withdraws the entry if it moved; who uses one
@@ -17,11 +16,6 @@
 #include "engine/walk.h"
 
 /* -- Privilege class -- */
-
-enum mmu_class { CLASS_USER, CLASS_SUPER, CLASS_SUPER_SMAP };
-#define CLASS_BITS 2
-#define GEN_MAX	   1022
-#define GEN_MASK   (1023u << CLASS_BITS)
 
 /* Who makes the access: SMAP blocks implicit accesses always and explicit ones unless EFLAGS.AC. */
 static enum mmu_class access_class(const struct engine_cpu *c, unsigned acc)
@@ -38,23 +32,6 @@ static enum mmu_class access_class(const struct engine_cpu *c, unsigned acc)
 void mmu_update_key(struct engine_cpu *c)
 {
 	c->tlb_key = (c->tlb_key & GEN_MASK) | access_class(c, ACC_READ);
-}
-
-struct rights {
-	bool read, write, exec;
-};
-
-static struct rights walk_rights(const struct engine_cpu *c, const struct walk *w, enum mmu_class class)
-{
-	bool smep = (c->cr4 & CR4_SMEP) && (c->cr0 & CR0_PG);
-	struct rights r;
-
-	if (class == CLASS_USER)
-		return (struct rights){w->user, w->user && w->write, w->user && !w->nx};
-	r.read = class == CLASS_SUPER || !w->user;
-	r.write = r.read && (w->write || !(c->cr0 & CR0_WP));
-	r.exec = !w->nx && !(smep && w->user);
-	return r;
 }
 
 static bool rights_allow(struct rights r, unsigned acc)
@@ -82,89 +59,26 @@ static uint32_t fault_code(const struct engine_cpu *c, unsigned acc, enum mmu_cl
 	return e;
 }
 
-/* -- The translation cache -- */
-
-static struct tlb_entry *tlb_slot(struct engine_cpu *c, uint64_t lin)
-{
-	return &c->tlb[(lin >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
-}
-
-static uint64_t large_bit(uint64_t lin)
-{
-	return BIT(((lin >> 30) * 0x9e3779b97f4a7c15ULL) >> 58);
-}
-
-/* Caches a translation that was found under sequence seq. */
-static void tlb_insert(struct engine_cpu *c, const struct walk *w, enum mmu_class class, struct rights r,
-		       const struct engine_page *page)
-{
-	uint64_t lin = w->lin & ~PAGE_OFFSET_MASK;
-	uint64_t tag = lin | (c->tlb_key & GEN_MASK) | class;
-	struct tlb_entry *e = tlb_slot(c, lin);
-	bool watched = (c->break_data && debug_page_watched(c, lin)) || c->slow & SLOW_AC;
-
-	e->rtag = e->wtag = e->xtag = ~0ULL;
-	atomic_signal_fence(memory_order_seq_cst);
-	e->addend = (uint64_t)page->host - lin;
-	jit_tlb_inserted(c, lin, w->n && (w->level[w->n - 1].pte & PTE_G) && (c->cr4 & CR4_PGE));
-	if (w->shift > 12) {
-		c->tlb_large = true;
-		c->tlb_large_map |= large_bit(lin);
-	}
-	atomic_signal_fence(memory_order_seq_cst);
-	if (r.read && !watched)
-		e->rtag = tag;
-	if (r.write && w->dirty && page->writable && !page->tracked && !watched &&
-	    !jit_is_code_page(c, page->host))
-		e->wtag = tag;
-	if (r.exec)
-		e->xtag = tag;
-	atomic_signal_fence(memory_order_seq_cst);
-	if (walk_seq(c) != w->seq)
-		e->rtag = e->wtag = e->xtag = ~0ULL;
-}
-
-bool mmu_revive(struct engine_cpu *c, uint64_t lin)
-{
-	uint64_t seq = walk_seq(c), tag = (lin & ~PAGE_OFFSET_MASK) | c->tlb_key;
-	struct tlb_entry *e = tlb_slot(c, lin);
-	uint64_t *tags[] = {&e->rtag, &e->wtag, &e->xtag};
-	bool any = false;
-
-	if (!c->jit || !jit_is_global(c, lin))
-		return false;
-	for (unsigned k = 0; k < ARRAY_SIZE(tags); k++) {
-		bool same = !((*tags[k] ^ tag) & ~(uint64_t)GEN_MASK);
-
-		any |= same;
-		*tags[k] = same ? tag : ~0ULL;
-	}
-	atomic_signal_fence(memory_order_seq_cst);
-	if (walk_seq(c) == seq)
-		return any;
-	e->rtag = e->wtag = e->xtag = ~0ULL;
-	return false;
-}
+/* -- Translation -- */
 
 bool mmu_try_fetch(struct engine_cpu *c, uint64_t lin, struct place *p)
 {
 	enum mmu_class class = access_class(c, ACC_EXEC);
-	const struct tlb_entry *e = tlb_slot(c, lin);
 	struct walk w = {.lin = lin, .seq = walk_seq(c), .quiet = true};
 	struct engine_page page;
 	struct rights r;
 
-	if (e->xtag == TLB_TAG(c, lin, 1) || (mmu_revive(c, lin) && e->xtag == TLB_TAG(c, lin, 1))) {
-		*p = (struct place){.seq = w.seq, .host = (uint8_t *)(lin + e->addend)};
+	if (tlb_has(c, lin, class, ACC_EXEC) || tlb_reload(c, lin, class, ACC_EXEC)) {
+		*p = (struct place){.seq = w.seq, .host = (uint8_t *)(lin + TLB_AT(c, lin)->addend)};
 		return true;
 	}
 	if (walk_tables(c, &w) != WALK_OK)
 		return false;
-	r = walk_rights(c, &w, class);
+	r = class_rights(c, class, w.user, w.write, w.nx);
 	if (!r.exec || walk_set_ad(c, &w, false) != WALK_OK ||
 	    walk_page(c, &w, w.gpa, false, &page) != FILL_FIXED)
 		return false;
-	tlb_insert(c, &w, class, r, &page);
+	tlb_insert(c, &w, class, &page);
 	*p = (struct place){.gpa = w.gpa, .seq = w.seq, .host = page.host + (lin & PAGE_OFFSET_MASK)};
 	return true;
 }
@@ -186,7 +100,7 @@ void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct plac
 			engine_leave(c, ENGINE_EXIT_BADHOST);
 		if (st == WALK_FAULT)
 			engine_raise_pf(c, w.lin, fault_code(c, acc, class, &w, false));
-		r = walk_rights(c, &w, class);
+		r = class_rights(c, class, w.user, w.write, w.nx);
 		if (!rights_allow(r, acc))
 			engine_raise_pf(c, w.lin, fault_code(c, acc, class, &w, true));
 		st = walk_set_ad(c, &w, write);
@@ -199,7 +113,7 @@ void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct plac
 		case FILL_FIXED:
 			if (write)
 				jit_store_to(c, page.host);
-			tlb_insert(c, &w, class, r, &page);
+			tlb_insert(c, &w, class, &page);
 			p->host = page.host + (lin & PAGE_OFFSET_MASK);
 			p->tracked = page.tracked;
 			return;
@@ -208,6 +122,19 @@ void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct plac
 		default: return;
 		}
 	}
+}
+
+void mmu_find(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p)
+{
+	enum mmu_class class = access_class(c, acc);
+	uint64_t seq = walk_seq(c);
+
+	if (!c->long_mode)
+		lin = (uint32_t)lin;
+	if (tlb_has(c, lin, class, acc) || tlb_reload(c, lin, class, acc))
+		*p = (struct place){.host = (uint8_t *)(lin + TLB_AT(c, lin)->addend), .seq = seq};
+	else
+		mmu_translate(c, lin, acc, p);
 }
 
 /* -- Flushes -- */
@@ -233,8 +160,10 @@ static uint64_t new_generation(struct engine_cpu *c)
 {
 	if (++c->tlb_gen > GEN_MAX) {
 		tlb_clear(c);
+		c->held_seq = NOTHING_HELD;
 		memset(c->pcid_gen, 0, sizeof(c->pcid_gen));
-		c->tlb_gen = 1;
+		c->tlb_global_gen = 1;
+		c->tlb_gen = 2;
 		jit_new_mapping(c);
 	}
 	return c->tlb_gen;
@@ -243,6 +172,11 @@ static uint64_t new_generation(struct engine_cpu *c)
 static uint64_t *pcid_slot(struct engine_cpu *c, unsigned pcid)
 {
 	return &c->pcid_gen[(pcid ^ (pcid >> 6)) & (ARRAY_SIZE(c->pcid_gen) - 1)];
+}
+
+static uint64_t current_generation(const struct engine_cpu *c)
+{
+	return (c->tlb_key & GEN_MASK) >> CLASS_BITS;
 }
 
 static unsigned current_pcid(const struct engine_cpu *c)
@@ -267,25 +201,35 @@ void mmu_flush_all(struct engine_cpu *c)
 	c->tlb_large = false;
 	c->tlb_large_map = 0;
 	jit_no_globals(c);
+	c->tlb_global_gen = new_generation(c);
 	use_generation(c, new_generation(c));
 	jit_new_mapping(c);
 }
 
-/* Also right for global pages and other PCIDs: they share the slot that is cleared. */
-void mmu_flush_page(struct engine_cpu *c, uint64_t lin)
+/* Of the current PCID, and global. What others have of it in c->tlb goes too: they share the slot. */
+static void flush_page(struct engine_cpu *c, uint64_t lin, uint64_t gen)
 {
-	struct tlb_entry *e;
-
 	if (!c->long_mode)
 		lin = (uint32_t)lin;
-	if (c->tlb_large && (c->tlb_large_map & large_bit(lin))) {
+	if (tlb_may_be_large(c, lin)) {
 		mmu_flush_all(c);
 		return;
 	}
-	e = tlb_slot(c, lin);
-	e->rtag = e->wtag = e->xtag = ~0ULL;
+	tlb_forget_page(c, lin, gen);
 	fetch_forget(c);
 	jit_new_page(c, lin);
+}
+
+void mmu_flush_page(struct engine_cpu *c, uint64_t lin)
+{
+	flush_page(c, lin, current_generation(c));
+}
+
+void mmu_flush_page_of(struct engine_cpu *c, uint64_t lin, unsigned pcid)
+{
+	uint64_t known = *pcid_slot(c, pcid);
+
+	flush_page(c, lin, known >> 16 == pcid + 1 ? known & 0xffff : current_generation(c));
 }
 
 void mmu_new_cr3(struct engine_cpu *c, bool noflush)
@@ -321,7 +265,6 @@ static SIGSAFE void drop_pointers(struct engine_cpu *c)
 	atomic_fetch_add_explicit(&c->revoke_seq, 1, memory_order_relaxed);
 	atomic_signal_fence(memory_order_seq_cst);
 	tlb_clear(c);
-	no_entries(c->ptlb, sizeof(c->ptlb));
 }
 
 void engine_revoke(struct engine_cpu *c)
@@ -391,7 +334,7 @@ void sys_rmw8(struct engine_cpu *c, uint64_t lin, uint8_t and, uint8_t or)
 		struct place p;
 		int r;
 
-		mmu_translate(c, lin, ACC_SYS | ACC_WRITE, &p);
+		mmu_find(c, lin, ACC_SYS | ACC_WRITE, &p);
 		if (p.tracked) {
 			access_rmw8_sys(c, lin, and, or);
 			return;

@@ -107,10 +107,9 @@ static uint8_t *piece_host(struct engine_cpu *c, uint64_t lin, bool write, uint6
 
 	*seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
 	atomic_signal_fence(memory_order_seq_cst);
-	if (likely((write ? e->wtag : e->rtag) == tag) ||
-	    (mmu_revive(c, lin) && (write ? e->wtag : e->rtag) == tag))
+	if (likely((write ? e->wtag : e->rtag) == tag))
 		return (uint8_t *)(lin + e->addend);
-	mmu_translate(c, lin, write ? ACC_WRITE : ACC_READ, &p);
+	mmu_find(c, lin, write ? ACC_WRITE : ACC_READ, &p);
 	*seq = p.seq;
 	return write && p.tracked ? NULL : p.host;
 }

@@ -330,7 +330,7 @@ static void op_invpcid(struct engine_cpu *c, const struct insn *i)
 	if (type == 0 && c->code64 && !control_is_canonical(c, addr))
 		gp0(c);
 	if (type == 0)
-		mmu_flush_page(c, lin);
+		mmu_flush_page_of(c, lin, pcid);
 	else if (type == 1)
 		mmu_flush_pcid(c, pcid);
 	else

@@ -113,6 +113,8 @@ static inline uint32_t sel_error(const struct engine_cpu *c, uint16_t sel)
 void sys_rmw8(struct engine_cpu *c, uint64_t lin, uint8_t and, uint8_t or);
 /* Puts the privilege class into c->tlb_key again, after a change of CPL, RFLAGS.AC or CR4.SMAP. */
 void mmu_update_key(struct engine_cpu *c);
+/* INVPCID of one address in one context. */
+void mmu_flush_page_of(struct engine_cpu *c, uint64_t lin, unsigned pcid);
 /* INVPCID of one context, global pages aside. */
 void mmu_flush_pcid(struct engine_cpu *c, unsigned pcid);
 /* True if a data breakpoint watches the page. debug.c */

@@ -116,9 +116,10 @@ enum engine_fill walk_page(struct engine_cpu *c, const struct walk *w, uint64_t 
 			   struct engine_page *page)
 {
 	uint64_t at = gpa & ~PAGE_OFFSET_MASK;
-	struct ptlb_entry *e = &c->ptlb[(gpa >> PAGE_SHIFT) & (PTLB_ENTRIES - 1)];
+	struct ptlb_entry *e = &c->ptlb[(gpa >> PAGE_SHIFT ^ gpa >> 24) & (PTLB_ENTRIES - 1)];
 	enum engine_fill r;
 
+	tlb_hold(c, w->seq);
 	if (e->tag == (at | 1) && (!write || e->writable)) {
 		*page = (struct engine_page){.host = e->host, .writable = e->writable};
 		return FILL_FIXED;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Private to mmu.c and walk.c: one walk of the guest's page tables. */
+/* Private to mmu.c, walk.c and tlb.c: walks of the guest's page tables, and what is kept of them. */
 #ifndef USERKVM_ENGINE_WALK_H
 #define USERKVM_ENGINE_WALK_H
 
+#include "engine/access.h"
 #include "engine/system.h"
 
 #define PTE_P	BIT(0)
@@ -51,6 +52,55 @@ enum walk_status walk_set_ad(struct engine_cpu *c, struct walk *w, bool write);
  */
 enum engine_fill walk_page(struct engine_cpu *c, const struct walk *w, uint64_t gpa, bool write,
 			   struct engine_page *page);
+
+/* -- Privilege classes -- */
+
+enum mmu_class { CLASS_USER, CLASS_SUPER, CLASS_SUPER_SMAP };
+#define CLASS_BITS 2
+#define GEN_MAX	   1022
+#define GEN_MASK   (1023u << CLASS_BITS)
+
+struct rights {
+	bool read, write, exec;
+};
+
+/* What a class may do with a page by its tables' bits. */
+static inline struct rights class_rights(const struct engine_cpu *c, enum mmu_class class, bool user,
+					 bool write, bool nx)
+{
+	bool smep = (c->cr4 & CR4_SMEP) && (c->cr0 & CR0_PG);
+	struct rights r;
+
+	if (class == CLASS_USER)
+		return (struct rights){user, user && write, user && !nx};
+	r.read = class == CLASS_SUPER || !user;
+	r.write = r.read && (write || !(c->cr0 & CR0_WP));
+	r.exec = !nx && !(smep && user);
+	return r;
+}
+
+/* -- The translation cache (tlb.c) -- */
+
+/* c->tlb has the access. */
+static inline bool tlb_has(const struct engine_cpu *c, uint64_t lin, enum mmu_class class, unsigned acc)
+{
+	const struct tlb_entry *e = TLB_AT(c, lin);
+	uint64_t tag = acc & ACC_EXEC ? e->xtag : acc & ACC_WRITE ? e->wtag : e->rtag;
+
+	return tag == ((lin & ~PAGE_OFFSET_MASK) | (c->tlb_key & GEN_MASK) | class);
+}
+
+/* Puts what the second level knows of the page into c->tlb, for this class; true: that has the access now. */
+bool tlb_reload(struct engine_cpu *c, uint64_t lin, enum mmu_class class, unsigned acc);
+/* Caches what a walk found under w->seq. */
+void tlb_insert(struct engine_cpu *c, const struct walk *w, enum mmu_class class,
+		const struct engine_page *page);
+/* Forgets the page: in generation `gen`, and as a global page. */
+void tlb_forget_page(struct engine_cpu *c, uint64_t lin, uint64_t gen);
+/* A large page was cached there, perhaps. */
+bool tlb_may_be_large(const struct engine_cpu *c, uint64_t lin);
+/* c->stlb and c->ptlb hold what was found under seq only: emptied if that is news. */
+void tlb_hold(struct engine_cpu *c, uint64_t seq);
 
 static inline uint64_t walk_seq(struct engine_cpu *c)
 {
