@@ -26,7 +26,7 @@ tests    = $(patsubst test/%.c,%,$(filter-out $(wildcard test/*/*_part.c),$(1)))
 ALL_TESTS := $(call tests,$(UNITS) $(ABI)) $(if $(SAN),,$(patsubst test/%.sh,%,$(VMM)))
 RUN_TESTS := $(if $(T),$(T),$(ALL_TESTS))
 
-.PHONY: all check torture diff oracle selftests demo demo-shell bench lint install uninstall clean help tests abi-tests deps-build
+.PHONY: all check torture soak diff oracle selftests demo demo-shell bench lint install uninstall clean help tests abi-tests deps-build
 all: deps-build
 	$(Q)$(MAKE) --no-print-directory $(O)/userkvm $(O)/libuserkvm.so
 
@@ -65,6 +65,13 @@ torture:
 	@tools/deps.sh check
 	$(Q)$(MAKE) --no-print-directory -j2 tests
 	@tools/torture.sh $(TB) $(TIME) $(T)
+
+# Debian guests that compile, compute and keep a database, one per number of vCPUs, all at once for TIME seconds.
+VCPUS ?= 1 2
+soak:
+	@tools/deps.sh soak
+	$(Q)$(MAKE) --no-print-directory -j2 $(O)/userkvm $(O)/libuserkvm.so
+	@tools/soak.sh $(O) $(TIME) $(VCPUS)
 
 # The engine against the host's CPU and the translator against the interpreter, TIME seconds a tier; DIFF="--mode 64
 # --seed 7 ...": more options (test/engine/diff.c), of which "--count 100000000" makes the numbers of instructions the goal
@@ -149,6 +156,7 @@ help:
 	@echo "make demo               boots Debian's cloud kernel in QEMU on userkvm; demo-shell: with a shell"
 	@echo "make check [T=room/name] [SAN=thread|address]"
 	@echo "make torture TIME=60     the long form of the races, with SAN= too"
+	@echo "make soak TIME=3600 [VCPUS=\"1 2\"]  Debian guests at work: a compiler, a database, results checked"
 	@echo "make diff TIME=600 [DIFF=\"--mode 64 ...\"]  random instructions and sequences, host against engine"
 	@echo "make oracle [T=room/name]  the tests of the KVM ABI on the machine's own /dev/kvm, gently"
 	@echo "make selftests [T=program] [SAN=thread|address]  the kernel's KVM selftests; writes doc/selftests.md"

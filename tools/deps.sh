@@ -1,13 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Installs the Debian packages that a make target needs, if they are missing: with apt when root, else it
-# prints the line to run and stops.	tools/deps.sh build|check|demo|lint|bench|selftests
+# prints the line to run and stops.	tools/deps.sh build|check|demo|lint|bench|selftests|soak
 set -eu
 build="gcc make libc6-dev libzydis-dev"
 demo="$build qemu-system-x86 qemu-system-data seabios ipxe-qemu busybox-static cpio gzip dpkg apt"
 check="$demo libcmocka-dev ovmf memtest86+ e2fsprogs gdb python3 socat qemu-utils"
 lint="$build clang-format cppcheck universal-ctags libcmocka-dev python3"
 bench="$demo zlib1g-dev"
+soak="$demo debootstrap debian-archive-keyring fakechroot fakeroot e2fsprogs sqlite3"
 selftests="$build linux-source-6.1 rsync libcap-dev xz-utils gawk"
 case "${1:-build}" in
 build) want=$build ;;
@@ -16,6 +17,7 @@ demo) want=$demo ;;
 lint) want=$lint ;;
 bench) want=$bench ;;
 selftests) want=$selftests ;;
+soak) want=$soak ;;
 *) echo "deps: unknown target $1" >&2; exit 2 ;;
 esac
 missing=
