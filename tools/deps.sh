@@ -8,7 +8,7 @@ demo="$build qemu-system-x86 qemu-system-data seabios ipxe-qemu busybox-static c
 check="$demo libcmocka-dev ovmf memtest86+ e2fsprogs gdb python3 socat qemu-utils"
 lint="$build clang-format cppcheck universal-ctags libcmocka-dev python3"
 bench="$demo zlib1g-dev"
-soak="$demo debootstrap debian-archive-keyring fakechroot fakeroot e2fsprogs sqlite3"
+soak="$demo debootstrap debian-archive-keyring fakechroot fakeroot e2fsprogs sqlite3 socat"
 selftests="$build linux-source-6.1 rsync libcap-dev xz-utils gawk"
 case "${1:-build}" in
 build) want=$build ;;

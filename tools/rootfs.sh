@@ -7,13 +7,14 @@ set -eu
 cd "$(dirname "$0")/.."
 A=build/assets
 SUITE=bookworm
-[ "$A/debian.img" -nt "$0" ] && exit 0
+sum=$(sha256sum <tools/rootfs.sh) # a clone's files are all new
+[ -e $A/debian.img ] && [ "$sum" = "$(cat $A/debian.made 2>/dev/null)" ] && exit 0
 
 die() { echo "rootfs: $*" >&2; exit "${rc:-1}"; }
 
 mkdir -p $A
 mirror=$(apt-get indextargets --format '$(CODENAME) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null | awk -v s=$SUITE '$1 == s {print $2; exit}')
-mirror=${mirror:-http://deb.debian.org/debian}
+mirror=${mirror:-http://deb.debian.org/debian} mirror=${mirror%/}
 W=$(mktemp -d "$(cd $A && pwd -P)/rootfs.XXXXXX") # fakechroot wants the real path
 trap 'rm -rf "$W"' EXIT
 R=$W/root
@@ -27,4 +28,5 @@ done
 (cd "$R" && rm -rf usr/share/doc usr/share/locale usr/share/man usr/share/info var/cache/apt var/lib/apt/lists dev/* proc/* sys/*)
 truncate -s 640M "$W/img"
 fakeroot -i "$W/owners" mke2fs -q -t ext4 -L debian -d "$R" "$W/img" >"$W/log" 2>&1 || { tail -3 "$W/log" >&2; die mke2fs; }
-mv "$W/img" "$A/debian.img"
+mv "$W/img" $A/debian.img
+echo "$sum" >$A/debian.made

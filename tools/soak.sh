@@ -59,8 +59,18 @@ start() { # VCPUS: its process id is in $pid
 	date +%s >"$W/$1.start"
 	"$B/userkvm" run qemu-system-x86_64 -nodefaults -no-reboot -display none -M q35,accel=kvm -cpu host -m 640 -smp "$1" \
 		-kernel $A/cloud/vmlinuz -initrd "$W/initrd.gz" -append "console=ttyS0 panic=-1 oops=panic quiet userkvm.time=$time userkvm.seeds=$SEEDS" \
-		-drive "file=$W/$1.img,format=raw,if=virtio" -serial "file:$W/$1.log" </dev/null >"$W/$1.err" 2>&1 &
+		-drive "file=$W/$1.img,format=raw,if=virtio" -serial "file:$W/$1.log" -monitor "unix:$W/$1.sock,server,nowait" </dev/null >"$W/$1.err" 2>&1 &
 	pid=$!
+}
+
+# Where a guest that says nothing is, and what its threads do: $1 vCPUs, process $2.
+where() {
+	tail -20 "$W/$1.log"
+	for _ in 1 2; do
+		(cd "/proc/$2/task" && for t in *; do awk '{ printf "%s %s: %s, user %s, system %s\n", $1, $2, $3, $14, $15 }' "$t/stat"; done)
+		printf 'info registers -a\n' | socat -t 5 - "UNIX-CONNECT:$W/$1.sock" 2>&1 | grep -aE 'CPU#|RIP|RSP|CR[0-9]' | tr -d '\r'
+		sleep 1
+	done
 }
 
 # Of the guest with $1 vCPUs, whose VMM has ended: does everything say that all was well?
@@ -107,8 +117,8 @@ while [ -n "$running" ]; do
 		if [ -n "$ended" ]; then
 			judge "$n" || bad=1
 		elif [ $(($(date +%s) - $(stat -c %Y "$W/$n.log"))) -gt "$SILENCE" ]; then
+			where "$n" "$p"
 			kill -KILL "$p"
-			tail -20 "$W/$n.log"
 			echo "soak: $n vCPU: silent for $SILENCE seconds"
 			bad=1
 		else

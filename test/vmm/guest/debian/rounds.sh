@@ -23,10 +23,12 @@ same() { cmp -s "$2" "$3" || { diff "$2" "$3" >$W/diff; quit "$1 differs" $W/dif
 
 compile() {
 	t=$(now)
-	rm -rf $W/prog
+	rm -rf $W/prog $W/made
 	cp -r $S/prog $W/prog
-	make -s -C $W/prog -j"$(nproc)" >$W/make.log 2>&1 || quit "the compiler fails" $W/make.log
-	printf 'userkvm-soak: round %d: seed %d, compile %s' $round $seed "$(took "$t")"
+	# A dot for each command, that the host sees us work.
+	{ make -C $W/prog -j"$(nproc)" 2>&1 && touch $W/made; } | tee $W/make.log | while read -r _; do printf .; done
+	[ -e $W/made ] || quit "the compiler fails" $W/make.log
+	printf ' compile %s' "$(took "$t")"
 	(cd $W/prog && sha256sum ./*.o) >$W/objects
 	# The host's, when it has the same compiler; else those of the first round.
 	[ -e $E/objects ] || cp $W/objects $E/objects
@@ -57,6 +59,7 @@ writers() {
 one_round() {
 	begin=$(now)
 	seed=$(((round - 1) % seeds + 1))
+	printf 'userkvm-soak: round %d: seed %d ' $round $seed
 	database &
 	db=$!
 	writers &
