@@ -20,6 +20,7 @@
  *	jit_op.c	one guest instruction
  *	jit_vector.c	vector instructions
  *	jit_bits.c	bit strings in memory
+ *	jit_string.c	repeated string instructions
  *	jit_system.c	instructions of a kernel's everyday work
  *	jit_mode.c	what is different in 32-bit and 16-bit code
  *	jit_block.c	a block: what belongs to it, its head and its exits
@@ -180,7 +181,7 @@ enum jit_site_kind { SITE_ENTRY, SITE_READ, SITE_WRITE, SITE_CALL };
  * instruction for the interpreter, or a block's head. */
 struct jit_site {
 	uint32_t start, end; /* code offsets; sorted by start */
-	uint32_t again;	     /* where a revocation begins it again */
+	uint32_t again;	     /* where a revocation, or a filled table, begins it again */
 	uint32_t slow;	     /* where a host fault goes on */
 	uint32_t block;
 	uint8_t index; /* of the instruction */
@@ -213,7 +214,7 @@ struct jit {
 	uint64_t vector_wide; /* some block names masks, registers 16..31 or 512 bits */
 	uint32_t vector_want; /* jit_slow: to be loaded before its site goes on */
 	uint32_t slow_site;
-	uint64_t mask_sign, mask_if, mask_not_if, mask_not_df, mask_smap, mask_arith, mask_not_arith;
+	uint64_t mask_sign, mask_if, mask_not_if, mask_df, mask_not_df, mask_smap, mask_arith, mask_not_arith;
 	uint64_t mask_tsd, mask_fsgsbase;
 	uint64_t mask_bit[3]; /* number of a bit in an operand of 2, 4, 8 bytes */
 	uint64_t sti_opened;  /* not 0: the last STI of generated code did open the shadow */

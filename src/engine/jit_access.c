@@ -93,11 +93,7 @@ static int direct_base(const struct address *a)
 
 /* -- The look-up -- */
 
-struct look {
-	uint32_t neg, add; /* offsets of the table's columns */
-};
-
-static struct look columns(const struct making *m, bool write)
+struct look jit_columns(const struct making *m, bool write)
 {
 	uint32_t table = JIT_OFF(tlb) + (m->b->key & JIT_KEY_CLASS) * (uint32_t)sizeof(struct jit_tlb);
 
@@ -126,7 +122,7 @@ static uint64_t constant(const struct address *a, int64_t delta)
 static void look_absolute(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
 {
 	uint64_t first = constant(a, delta), last = first + s->size - 1;
-	struct look t = columns(m, s->kind == SITE_WRITE);
+	struct look t = jit_columns(m, s->kind == SITE_WRITE);
 	uint32_t at = 8 * (uint32_t)(first >> PAGE_SHIFT & (JIT_TLB - 1));
 	struct emit *e = &m->e;
 
@@ -205,7 +201,7 @@ static void look_near(struct making *m, const struct jit_site *s, const struct a
 void jit_access_far(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta,
 		    uint32_t back)
 {
-	struct look t = columns(m, s->kind == SITE_WRITE), near = near_columns(m, s);
+	struct look t = jit_columns(m, s->kind == SITE_WRITE), near = near_columns(m, s);
 	int base = direct_base(a);
 	struct emit *e = &m->e;
 

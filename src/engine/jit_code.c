@@ -77,6 +77,7 @@ static void set_constants(struct engine_cpu *c)
 	j->mask_sign = BIT(63);
 	j->mask_if = FLAG_IF;
 	j->mask_not_if = ~FLAG_IF;
+	j->mask_df = FLAG_DF;
 	j->mask_not_df = ~FLAG_DF;
 	j->mask_smap = CR4_SMAP;
 	j->mask_tsd = CR4_TSD;

@@ -200,6 +200,9 @@ bool jit_mode_same(struct making *m);
 /* LOOP and JCXZ, in all modes. */
 bool jit_mode_loop(struct making *m);
 
+/* -- jit_string.c: REP MOVS and REP STOS -- */
+bool jit_string_op(struct making *m);
+
 /* -- jit_system.c: privileged ones, and PUSHF -- */
 bool jit_system_op(struct making *m);
 
@@ -208,6 +211,11 @@ bool jit_system_op(struct making *m);
  * site's end behind the access. */
 struct jit_site *jit_access(struct making *m, const struct address *a, enum jit_site_kind kind,
 			    unsigned size);
+/* The table's columns for reads or for writes, as offsets from GS. */
+struct look {
+	uint32_t neg, add;
+};
+struct look jit_columns(const struct making *m, bool write);
 /* The look-up of a page that was not near, for a stub; goes on at `back`. */
 void jit_access_far(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta,
 		    uint32_t back);

@@ -342,7 +342,7 @@ uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
 		j->filled_site = site;
 		j->filled_lin = j->lin;
 		j->stats.fills++;
-		return (uint64_t)j->rx + s->start;
+		return (uint64_t)j->rx + s->again;
 	}
 	return call_handler(c, s, b);
 }

@@ -177,5 +177,5 @@ uint64_t jit_fill(struct engine_cpu *c, uint32_t site)
 	j->filled_site = site;
 	j->filled_lin = j->lin;
 	j->stats.fills++;
-	return (uint64_t)j->rx + s->start;
+	return (uint64_t)j->rx + s->again;
 }
