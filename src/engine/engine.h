@@ -223,6 +223,7 @@ uint64_t engine_retired(const struct engine_cpu *c);
  *	comparisons	of a block's guest code with what it was made from, each once an epoch at most
  *	epochs		times that all blocks had to be compared again
  *	flushes		times that all translations were forgotten
+ *	code_bytes, code_most, code_limit	bytes of generated code now, ever at once, and at most
  *	fills		of the table that translated accesses look up
  *	left		instructions that blocks left to the interpreter
  *	interpreted	those, and what was not translated at all
@@ -237,6 +238,9 @@ uint64_t engine_retired(const struct engine_cpu *c);
 	STAT(comparisons)    \
 	STAT(epochs)         \
 	STAT(flushes)        \
+	STAT(code_bytes)     \
+	STAT(code_most)      \
+	STAT(code_limit)     \
 	STAT(fills)          \
 	STAT(left)           \
 	STAT(interpreted)

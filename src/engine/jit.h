@@ -270,8 +270,8 @@ struct jit {
 	bool missed;	      /* a block was not entered because of that: the interpreter has to go on */
 	uint64_t code_pages[JIT_CODE_PAGES / 64];
 	struct {
-		uint64_t translated, translated32, translated16, flushes, fallbacks, exits, validations,
-		    retranslated, bumps, fills, cold;
+		uint64_t translated, translated32, translated16, flushes, code_most, fallbacks, exits,
+		    validations, retranslated, bumps, fills, cold;
 	} stats;
 	uint64_t *by_mnemonic; /* jit_stats.c; NULL: not wanted */
 };

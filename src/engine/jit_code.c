@@ -158,6 +158,7 @@ void jit_flush(struct engine_cpu *c)
 	j->ntables = 0;
 	j->ninsns = 0;
 	memset(j->no_block, 0xff, sizeof(j->no_block));
+	j->stats.code_most = MAX(j->stats.code_most, j->used);
 	j->used = j->thunks_end;
 	j->nblocks = j->nsites = j->nexits = j->nsteps = j->bytes_used = 0;
 	j->exit_id = JIT_NO_EXIT;

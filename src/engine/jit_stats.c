@@ -37,6 +37,9 @@ READS_OTHERS void engine_stats(const struct engine_cpu *c, struct engine_stats *
 	out->comparisons = j->stats.validations;
 	out->epochs = j->stats.bumps;
 	out->flushes = j->stats.flushes;
+	out->code_bytes = j->used;
+	out->code_most = MAX(j->stats.code_most, j->used);
+	out->code_limit = JIT_CODE_SIZE;
 	out->fills = j->stats.fills;
 	out->left = j->stats.fallbacks;
 	out->interpreted = j->stats.fallbacks + j->stats.cold;
