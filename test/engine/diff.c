@@ -5,10 +5,10 @@
  *	make diff TIME=600					both tiers, the time for each
  *	build/checked/test/engine/diff --time 600 | --tests N | --count N
  *		[--mode 64|32|16|real|kernel] [--form single|sequence] [--against host|interp] [--disturb]
- *		[--seed N [--from TEST]] [--only MNEMONIC] [--keep] [--coverage FILE] [--summary FILE]
+ *		[--seed N [--from TEST]] [--only MNEMONIC] [--keep] [--coverage FILE [--cells FILE]] [--summary FILE]
  * Seconds for all kinds together; tests of each kind; or, for each mode, single instructions until no cell of the coverage
  * table lacks tests and then sequences until so many instructions were executed. What is compared with the host is in
- * these forms compared with the interpreter too, if the tier translates.
+ * these forms compared with the interpreter too, if the tier translates. --cells keeps the table between runs.
  * Seen to fail: sequences without flags_out in call_handler, and with a look-up of one byte less (e_lea) in
  * the translator; disturbed ones without fpu_live in enter_block (a bug that they found); every mode with an interp_one
  * that flips CF each thousandth time for the cpu that translates.
@@ -69,7 +69,7 @@ static struct {
 	unsigned seconds;
 	uint64_t count, tests;
 	int mode, form, against, disturb; /* 0: all; form: 1 single, 2 sequence; against: 1 host, 2 interp */
-	const char *only, *coverage, *summary;
+	const char *only, *coverage, *summary, *cells;
 	bool keep, third;
 	uint64_t seed, from; /* from: number of the first test */
 } options = {.seed = 1};
@@ -104,7 +104,7 @@ static void set_up_tables(void)
 {
 	counts = shared_memory(sizeof(*counts));
 	disturb_counts = shared_memory(sizeof(*disturb_counts));
-	cover_init();
+	cover_init(options.cells);
 	outcome_init();
 }
 
@@ -475,6 +475,8 @@ static bool option(const char *name, const char *value)
 		options.seed = strtoull(value, NULL, 0);
 	else if (!strcmp(name, "--only"))
 		options.only = value;
+	else if (!strcmp(name, "--cells"))
+		options.cells = value;
 	else if (!strcmp(name, "--summary"))
 		options.summary = value;
 	else if (!strcmp(name, "--coverage"))

@@ -244,7 +244,8 @@ bool vector_undefined(const struct tinsn *i, const struct outcome *o);
 
 /* -- Coverage (diff_cover_part.c) -- */
 unsigned cover_size(const struct tinsn *i);
-void cover_init(void);
+/* `file` keeps the table between runs; NULL: nothing does. */
+void cover_init(const char *file);
 void cover_known(int mode, const struct tinsn *i);
 /* A test of the instruction that was to be of form `aimed` (FORMS: of any) and was of form `form`, and how it ended. */
 void cover_count(int mode, const struct tinsn *i, enum form aimed, enum form form, int vector);

@@ -3,7 +3,11 @@
  * Coverage: mnemonic x operand size x form (register, memory, two pages, faulting). The table counts tests that were the
  * same on all sides. A cell that a chooser aimed at often and in vain gets a reason made of how the attempts ended.
  */
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "diff.h"
 
@@ -27,9 +31,22 @@ struct cell {
 };
 static struct cell (*cells)[ZYDIS_MNEMONIC_MAX_VALUE + 1][8]; /* of a mode */
 
-void cover_init(void)
+/* In a file of another length is the table of another program: it begins anew. */
+void cover_init(const char *file)
 {
-	cells = shared_memory(MODES * sizeof(*cells));
+	size_t size = MODES * sizeof(*cells);
+	int fd = file ? open(file, O_RDWR | O_CREAT, 0644) : -1;
+
+	if (fd < 0) {
+		cells = shared_memory(size);
+		return;
+	}
+	if (lseek(fd, 0, SEEK_END) != (off_t)size && (ftruncate(fd, 0) || ftruncate(fd, (off_t)size)))
+		exit(2);
+	cells = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (cells == MAP_FAILED)
+		exit(2);
+	close(fd);
 }
 
 static struct cell *cell_of(int mode, unsigned mnemonic, unsigned size)
