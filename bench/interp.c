@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Loops of 64-bit code on flat memory, beside the same instructions run natively in the same process:
+ * Loops of 64-bit code (two of 32-bit and 16-bit code) on flat memory, beside the same instructions run natively in the same process:
  * build/bench/interp [MILLIONS], on the tier that USERKVM_ENGINE chooses
  */
 #include <stdio.h>
@@ -39,6 +39,28 @@ KERNEL(k_mixed, "1: mov (%r15,%rax,8), %rdx\n and $1023, %eax\n add $7, %rax\n c
 KERNEL(k_lock, "1: lock incl (%r15)\n lock btsl $3, 8(%r15)\n xchg %rax, 16(%r15)\n dec %rcx\n jnz 1b\n");
 KERNEL(k_movs, "1: mov %rcx, %rbx\n mov %r15, %rdi\n lea 0x4000(%r15), %rsi\n mov $0x1000, %ecx\n rep movsb\n"
 	       "mov %rbx, %rcx\n dec %rcx\n jnz 1b\n");
+
+/* The same in 32-bit and 16-bit code; the host runs what is like it in 64-bit code. */
+#define KERNEL_OF(name, bits, text, native)                                               \
+	extern const uint8_t name[], name##_end[], name##_native[], name##_native_end[];  \
+	__asm__(".pushsection .rodata\n.code" #bits "\n" #name ":\n" text "\nhlt\n" #name \
+		"_end:\n.code64\n" #name "_native:\n" native "\nret\n" #name "_native_end:\n.popsection\n")
+KERNEL_OF(
+    k_code32, 32,
+    "1: mov (%edi), %eax\n add 8(%edi), %eax\n mov %eax, 16(%edi)\n push %eax\n call 2f\n pop %edx\n"
+    "inc %esi\n mov %ah, %bl\n dec %ecx\n jnz 1b\n hlt\n 2: push %ebp\n mov %esp, %ebp\n add %eax, 24(%edi)\n"
+    "leave\n ret",
+    "1: mov (%r15), %eax\n add 8(%r15), %eax\n mov %eax, 16(%r15)\n push %rax\n call 2f\n pop %rdx\n"
+    "inc %esi\n mov %ah, %bl\n dec %ecx\n jnz 1b\n ret\n 2: push %rbp\n mov %rsp, %rbp\n add %eax, 24(%r15)\n"
+    "leave\n ret");
+KERNEL_OF(
+    k_code16, 16,
+    "1: mov (%di), %ax\n add 8(%di), %ax\n mov %ax, 16(%di)\n push %ax\n call 2f\n pop %dx\n"
+    "inc %si\n mov %ah, %bl\n dec %ecx\n jnz 1b\n hlt\n 2: push %bp\n mov %sp, %bp\n add %ax, 24(%di)\n"
+    "leave\n ret",
+    "1: mov (%r15), %ax\n add 8(%r15), %ax\n mov %ax, 16(%r15)\n push %rax\n call 2f\n pop %rdx\n"
+    "inc %si\n mov %ah, %bl\n dec %ecx\n jnz 1b\n ret\n 2: push %rbp\n mov %rsp, %rbp\n add %ax, 24(%r15)\n"
+    "leave\n ret");
 
 static uint8_t *ram;
 
@@ -91,6 +113,34 @@ static void enter_long(struct engine_cpu *c)
 		abort();
 }
 
+/* Flat 32-bit code without paging. */
+static void enter_32(struct engine_cpu *c)
+{
+	struct kvm_sregs s;
+
+	engine_get_sregs(c, &s);
+	s.cs = flat(8, 11, false);
+	s.cr0 = 0x11;
+	s.efer = 0;
+	if (engine_set_sregs(c, &s))
+		abort();
+}
+
+/* Real mode, with the segments where the areas are. */
+static void enter_16(struct engine_cpu *c)
+{
+	struct kvm_segment code = {.base = CODE, .limit = 0xffff, .type = 11, .present = 1, .s = 1};
+	struct kvm_segment data = {.base = SCRATCH, .limit = 0xffff, .type = 3, .present = 1, .s = 1};
+	struct kvm_sregs s;
+
+	engine_get_sregs(c, &s);
+	s.cs = code;
+	s.ds = s.es = s.ss = data;
+	s.cr0 = 0x10;
+	if (engine_set_sregs(c, &s))
+		abort();
+}
+
 /* CPU time: the figure then holds on a busy machine too. */
 static uint64_t cpu_ns(void)
 {
@@ -123,11 +173,18 @@ static uint64_t native_ns(const uint8_t *code, const uint8_t *end, uint64_t loop
 	return t;
 }
 
+static uint64_t code_base, data_base = SCRATCH; /* what the registers begin with */
+
 static void run(struct engine_cpu *c, const char *name, const uint8_t *code, const uint8_t *end,
 		const uint8_t *native, const uint8_t *native_end, uint64_t loops)
 {
-	struct kvm_regs r = {
-	    .rip = CODE, .rsp = 0x80000, .r15 = SCRATCH, .rcx = loops, .rflags = 2, .rbx = 1};
+	struct kvm_regs r = {.rip = CODE - code_base,
+			     .rsp = 0x8000,
+			     .r15 = data_base,
+			     .rdi = data_base,
+			     .rcx = loops,
+			     .rflags = 2,
+			     .rbx = 1};
 	uint64_t t, host = native_ns(native, native_end, loops);
 
 	memcpy(ram + CODE, code, end - code);
@@ -161,6 +218,12 @@ int main(int argc, char **argv)
 	RUN(c, mixed, loops);
 	RUN(c, lock, loops);
 	RUN(c, movs, loops / 10);
+	enter_32(c);
+	RUN(c, code32, loops);
+	enter_16(c);
+	code_base = CODE;
+	data_base = 0;
+	RUN(c, code16, loops);
 	engine_cpu_destroy(c);
 	engine_code_destroy(code);
 	return 0;
