@@ -429,6 +429,25 @@ static bool is_prefix(int mode, const struct tmpl *t)
 		t->op == 0xf0 || (t->op & 0xfe) == 0xf2);
 }
 
+/* Prefixes of an instruction with a place, outside 64-bit mode: a segment, and in 16-bit code an address of 32 bits.
+ * `behind`: the place's bytes. */
+static unsigned place_prefixes(int mode, const struct tmpl *t, const struct gen_place *at, struct pick *p,
+			       uint8_t *o, uint8_t *behind, unsigned *nbehind)
+{
+	static const uint8_t segs[] = {0x26, 0x26, 0x2e, 0x36, 0x3e, 0x64};
+	unsigned n = 0;
+
+	if (is64(mode))
+		return 0;
+	if (chance(8))
+		o[n++] = segs[below(ARRAY_SIZE(segs))];
+	if (is16(mode) && chance(20)) {
+		o[n++] = 0x67;
+		*nbehind = place_operand(MODE_32, t, at, p, behind);
+	}
+	return n;
+}
+
 static bool draw(int mode, const struct group *g, struct tinsn *out, const struct gen_place *at)
 {
 	uint8_t behind[8];
@@ -436,7 +455,7 @@ static bool draw(int mode, const struct group *g, struct tinsn *out, const struc
 	const struct tmpl *t = &g->t[below(MIN(g->seen, PER_GROUP))];
 	struct pick p = {.ext = rnd(), .vvvv = below(16), .aaa = 1 + below(7)};
 	uint8_t bytes[64];
-	unsigned n;
+	unsigned n, prefixes = 0;
 
 	for (n = 0; n < sizeof(bytes); n++)
 		bytes[n] = chance(25) ? (chance(50) ? 0 : 0xff) : rnd();
@@ -455,7 +474,9 @@ static bool draw(int mode, const struct group *g, struct tinsn *out, const struc
 		return false;
 	if (at && t->mem && !t->fix_rm && t->modrm < 0xc0 && !t->vsib)
 		nbehind = place_operand(mode, t, at, &p, behind);
-	n = at ? 0 : extra_prefixes(mode, bytes);
+	if (nbehind)
+		prefixes = place_prefixes(mode, t, at, &p, bytes, behind, &nbehind);
+	n = at ? prefixes : extra_prefixes(mode, bytes);
 	n += put_bytes(mode, t, &p, bytes + n);
 	memcpy(bytes + n, behind, nbehind);
 	return decode(mode, bytes, 15, out) && out->in.mnemonic == g->mnemonic && !excluded(out);

@@ -14,8 +14,13 @@ struct seq {
 	uint8_t base[4], counter[2];
 	unsigned bases, counters, loops; /* loops: depth now */
 	int index;
-	uint16_t keep;		 /* registers that random instructions leave alone */
-	unsigned call[8], calls; /* instructions that call a function */
+	uint16_t keep; /* registers that random instructions leave alone */
+	struct {
+		unsigned insn; /* that calls a function, or has its address */
+		bool wide;     /* 16-bit code: the return address has 32 bits */
+		bool by_register;
+	} call[8];
+	unsigned calls;
 	unsigned budget;
 };
 
@@ -342,6 +347,62 @@ static void computed_jump(struct seq *s)
 	aim_address(s->t, a, here(s));
 }
 
+/* Memory by an absolute address, as programs outside 64-bit mode have it: the accumulator's form, and ModRM's. */
+static void absolute(struct seq *s)
+{
+	uint32_t at = 0x1400 + (uint32_t)below(0xc0) * 16 + (uint32_t)(chance(80) ? 0 : below(16));
+	uint8_t op = (uint8_t)(s->keep >> GP_AX & 1 ? 0xa2 + below(2) : 0xa0 + below(4));
+
+	if (is64(s->t->mode))
+		return;
+	at += (uint32_t)(DATA - segment_base(s->t, s->t->mode, S_DS));
+	for (unsigned n = 1 + below(3); n; n--, at += 4)
+		if (is16(s->t->mode) && chance(50))
+			EMIT(s, op, (uint8_t)at, (uint8_t)(at >> 8));
+		else if (is16(s->t->mode))
+			EMIT(s, 0x01, 0x06, (uint8_t)at, (uint8_t)(at >> 8)); /* add */
+		else if (chance(50))
+			EMIT(s, op, (uint8_t)at, (uint8_t)(at >> 8), (uint8_t)(at >> 16),
+			     (uint8_t)(at >> 24));
+		else
+			EMIT(s, 0x01, 0x05, (uint8_t)at, (uint8_t)(at >> 8), (uint8_t)(at >> 16),
+			     (uint8_t)(at >> 24));
+}
+
+/* Operands of the other size; a segment register that takes the value of another and gets its own back. */
+static void legacy_stack(struct seq *s)
+{
+	int from = (int)below(8), to = free_register(s);
+
+	if (is64(s->t->mode))
+		return;
+	switch (below(4)) {
+	case 0:
+		EMIT(s, 0x66, 0x50 | (uint8_t)from);
+		random_insn(s, random_kind(), place(s));
+		if (to >= 0)
+			EMIT(s, 0x66, 0x58 | (uint8_t)to);
+		break;
+	case 1:
+		EMIT(s, 0x6a, (uint8_t)below(256));
+		if (to >= 0)
+			EMIT(s, 0x58 | (uint8_t)to);
+		break;
+	case 2: /* push ds; push es; pop ds; an access; pop ds */
+		EMIT(s, 0x1e);
+		EMIT(s, 0x06);
+		EMIT(s, 0x1f);
+		random_insn(s, GEN_GENERAL, place(s));
+		EMIT(s, 0x1f);
+		break;
+	default:
+		EMIT(s, 0x60);
+		random_insn(s, GEN_GENERAL, place(s));
+		EMIT(s, 0x61);
+		break;
+	}
+}
+
 static void push_pop(struct seq *s)
 {
 	int from = (int)below(is64(s->t->mode) ? 16 : 8), to = free_register(s);
@@ -354,9 +415,22 @@ static void push_pop(struct seq *s)
 
 static void call(struct seq *s)
 {
-	if (s->calls == ARRAY_SIZE(s->call) || s->t->n + 2 >= MAX_SEQ)
+	int r = free_register(s);
+
+	if (s->calls == ARRAY_SIZE(s->call) || s->t->n + 3 >= MAX_SEQ)
 		return;
-	s->call[s->calls++] = emit_jump(s, 0xe8, false);
+	s->call[s->calls].wide = is16(s->t->mode) && chance(40);
+	s->call[s->calls].by_register = r >= 0 && chance(30);
+	if (s->call[s->calls].by_register) {
+		s->call[s->calls].wide = false;
+		s->call[s->calls].insn = load_address(s, (unsigned)r);
+		emit_reg(s, false, (unsigned)r, (const uint8_t[]){0xff, 0xd0}, 2, 1);
+	} else if (s->call[s->calls].wide) {
+		s->call[s->calls].insn = EMIT(s, 0x66, 0xe8, 0, 0, 0, 0);
+	} else {
+		s->call[s->calls].insn = emit_jump(s, 0xe8, false);
+	}
+	s->calls++;
 }
 
 /* From here on every instruction traps. */
@@ -401,6 +475,8 @@ static void make_some(struct seq *s, unsigned n)
 		s->budget--;
 		if (s->t->mode == MODE_KERNEL && chance(12))
 			kernel_business(s);
+		else if (!is64(s->t->mode) && chance(8))
+			chance(50) ? absolute(s) : legacy_stack(s);
 		else if (what < 52)
 			random_insn(s, random_kind(), place(s));
 		else if (what < 66)
@@ -423,20 +499,46 @@ static void make_some(struct seq *s, unsigned n)
 /* Two functions behind the end; each call goes to one of them. */
 static void functions(struct seq *s)
 {
+	struct gen_place frame = {.index = -1};
 	unsigned at[2];
+	bool framed;
 
 	for (unsigned f = 0; f < 2 && s->calls; f++) {
 		at[f] = here(s);
 		s->budget = 0; /* no branches */
+		framed = !(s->keep >> GP_BP & 1) && chance(40);
+		if (framed) { /* push bp; mov bp, sp; sub sp, 32 */
+			EMIT(s, 0x55);
+			emit_reg(s, true, 0, (const uint8_t[]){0x89, 0xe5}, 2, 0);
+			emit_reg(s, true, 0, (const uint8_t[]){0x83, 0xec, 32}, 3, 0);
+			s->keep |= 1 << GP_BP;
+			frame =
+			    (struct gen_place){.base = GP_BP, .index = -1, .disp = -8 - (int32_t)below(24)};
+		}
 		for (unsigned n = 1 + below(4); n; n--)
-			random_insn(s, random_kind(), place(s));
-		if (chance(85))
+			if (framed && chance(50))
+				random_insn(s, GEN_GENERAL, frame);
+			else
+				random_insn(s, random_kind(), place(s));
+		if (framed)
+			EMIT(s, 0xc9);
+		if (framed)
+			s->keep &= (uint16_t) ~(1 << GP_BP);
+		if (f && is16(s->t->mode))
+			EMIT(s, 0x66, 0xc3);
+		else if (chance(85))
 			EMIT(s, 0xc3);
 		else
 			EMIT(s, 0xc2, 8, 0);
 	}
-	for (unsigned n = 0; n < s->calls; n++)
-		aim(s->t, s->call[n], at[below(2)]);
+	for (unsigned n = 0; n < s->calls; n++) {
+		unsigned to = at[is16(s->t->mode) ? s->call[n].wide : below(2)];
+
+		if (s->call[n].by_register)
+			aim_address(s->t, s->call[n].insn, to);
+		else
+			aim(s->t, s->call[n].insn, to);
+	}
 }
 
 /* -- Registers -- */
@@ -474,7 +576,7 @@ static void give_roles(struct seq *s)
 	give_role(s, COUNTER);
 	if (chance(60))
 		give_role(s, COUNTER);
-	if (is64(s->t->mode))
+	if (is64(s->t->mode) || (!is16(s->t->mode) && chance(50)))
 		give_role(s, INDEX);
 	if (chance(20) && !(s->keep >> GP_CX & 1) && s->counters) { /* so that LOOP comes up */
 		s->keep &= (uint16_t) ~(1 << s->counter[0]);
