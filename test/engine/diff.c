@@ -123,9 +123,13 @@ static void set_up(void)
 	native_on_crash = crashed;
 }
 
-/* A memory operand counts as faulting if it did, not if it was aimed so. */
+/*
+ * A memory operand counts as faulting if it did, not if it was aimed so. Of several instructions those count that came
+ * before the one that faulted.
+ */
 static void count_cells(const struct test *t, const struct outcome *nat)
 {
+	uint32_t end = nat->st.rip & 0xffff;
 	bool faulted = nat->vector >= 12 && nat->vector <= 17 && nat->vector != 15 && nat->vector != 16;
 
 	for (unsigned n = 0; n < t->n; n++) {
@@ -139,7 +143,7 @@ static void count_cells(const struct test *t, const struct outcome *nat)
 				    : i->form == FORM_FAULT ? FORM_MEM
 							    : i->form,
 				    nat->vector);
-		else if (i->form != FORM_FAULT)
+		else if (i->form != FORM_FAULT && i->at < end)
 			cover_count(t->mode, i, FORMS, i->form, nat->vector);
 	}
 }
@@ -211,7 +215,7 @@ static bool one(const struct kind *k, uint64_t seed)
 	counts->generated += t.n;
 	good = judge(&t, seed);
 	if (!k->sequence)
-		for (unsigned n = 0; n < 7 && good && test_again(&t); n++)
+		for (unsigned n = 0; n < 11 && good && test_again(&t); n++)
 			good = judge(&t, seed);
 	else
 		for (unsigned n = below(5); n && good; n--) {

@@ -593,10 +593,14 @@ void test_clear_code(struct test *t)
 	t->code_len = 0;
 }
 
-static void begin(struct test *t)
+/* `stay`: where the last test's code was, which the translator may know. */
+static void begin(struct test *t, bool stay)
 {
 	test_clear_code(t);
-	t->code_at = chance(90) ? below(0xe00) : chance(70) ? 0x1000 - below(40) : 0x2000 - 1 - below(20);
+	if (!stay)
+		t->code_at = chance(90)	  ? below(0xe00)
+			     : chance(70) ? 0x1000 - below(40)
+					  : 0x2000 - 1 - below(20);
 	random_state(&t->in, t->mode);
 	initial_stack(t);
 	t->in.rip = (is16(t->mode) ? 0 : CODE) + t->code_at;
@@ -607,7 +611,7 @@ void test_make(struct test *t, int mode, unsigned insns, const char *only)
 	t->mode = mode;
 	t->sequence = t->step = t->disturb = false;
 	t->against = is_system(mode);
-	begin(t);
+	begin(t, false);
 	for (unsigned n = 0; n < insns; n++) {
 		add_insn(t, t->n == 0, n + 1 == insns, only);
 		t->alone = insns == 1 && t->n == 1;
@@ -622,7 +626,7 @@ bool test_again(struct test *t)
 	i.aim = t->alone ? cover_pick(t->mode, &i) : FORMS;
 	if (i.aim == FORMS)
 		return false;
-	begin(t);
+	begin(t, chance(85));
 	place_insn(t, &i, true, true);
 	define_flags(t, true);
 	return true;
