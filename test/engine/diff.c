@@ -78,7 +78,7 @@ static struct {
 static struct counts {
 	unsigned long same, skipped, differs;
 	uint64_t generated; /* instructions, each counted once however often it was executed */
-	uint64_t executed;
+	uint64_t executed;  /* instructions, of tests that were the same */
 	uint16_t reported[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* so that --keep shows each kind of fault once */
 } * counts;
 
@@ -169,11 +169,13 @@ static void report(struct test *t, uint64_t seed, const struct outcome *nat, con
 /* The verdict counted; false on a difference. */
 static bool judge(struct test *t, uint64_t seed)
 {
+	uint64_t before = engine_insns;
 	struct outcome nat, eng;
 	enum verdict v = test_run(t, &nat, &eng);
 
 	if (v == SAME) {
 		counts->same++;
+		counts->executed += engine_insns - before;
 		test_keep_memory(t);
 		if (!t->sequence)
 			count_cells(t, &nat);
@@ -284,7 +286,6 @@ static bool reached(const struct kind *k, const struct goal *g, uint64_t ns, uin
 static bool run_some(const struct kind *k, const struct goal *goal, uint64_t start, uint64_t from,
 		     uint64_t to)
 {
-	uint64_t before = engine_insns;
 	bool good = true;
 
 	set_up();
@@ -295,14 +296,9 @@ static bool run_some(const struct kind *k, const struct goal *goal, uint64_t sta
 		t_number = n;
 		rng_state = options.seed + n * 0x1000003;
 		good &= one(k, rnd());
-		if (n % 64 == 63) {
-			counts->executed += engine_insns - before;
-			before = engine_insns;
-			if (reached(k, goal, base_now_ns() - start, n))
-				break;
-		}
+		if (n % 64 == 63 && reached(k, goal, base_now_ns() - start, n))
+			break;
 	}
-	counts->executed += engine_insns - before;
 	disturb_on(false);
 	return good;
 }
