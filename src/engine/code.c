@@ -24,6 +24,7 @@ struct engine_code {
 	_Atomic uint32_t stopping; /* futex word of the parked */
 	_Atomic uint32_t parked;   /* bumped as cpus stop: futex word of the stopper */
 	struct loop_timer look;	   /* code_keep_looking */
+	_Atomic bool several;	   /* cpus, at some time */
 	_Atomic bool looking, looked; /* the timer is armed; it was at some time */
 };
 
@@ -63,6 +64,12 @@ void code_keep_looking(struct engine_code *code)
 		atomic_store(&code->looked, true);
 		loop_timer_set(&code->look, base_now_ns() + LOOK_NS);
 	}
+}
+
+void code_serialize(struct engine_cpu *c)
+{
+	if (atomic_load_explicit(&c->code->several, memory_order_relaxed))
+		jit_begin(c);
 }
 
 /* -- The shared part -- */
@@ -134,6 +141,8 @@ int engine_cpu_create(struct engine_cpu **out, struct engine_code *code, const s
 	mmu_flush_all(c);
 	engine_reset(c, false);
 	mutex_lock(&code->lock);
+	if (code->cpus)
+		atomic_store(&code->several, true);
 	c->code_next = code->cpus;
 	code->cpus = c;
 	mutex_unlock(&code->lock);

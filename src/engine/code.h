@@ -18,6 +18,8 @@ void icache_settle(struct engine_cpu *c);
  * writes is seen by a guest that neither leaves nor is interrupted.
  */
 void code_keep_looking(struct engine_code *code);
+/* c executes CPUID or SERIALIZE: what others wrote before, it executes from here on (SDM 3A 9.1.3). */
+void code_serialize(struct engine_cpu *c);
 
 /* The cpu may change guest state from here on; waits while the world is stopped. */
 void run_enter(struct engine_cpu *c);

@@ -529,7 +529,7 @@ static __attribute__((noinline)) bool run_some(struct engine_cpu *c, bool step)
 }
 
 /* The common body. Jumps land at sigsetjmp; nothing in this frame changes after it. */
-static enum engine_exit run(struct engine_cpu *c, bool step)
+static enum engine_exit run(struct engine_cpu *c, bool step, bool same_code)
 {
 	sigjmp_buf *outer = c->jump;
 	sigjmp_buf here;
@@ -544,7 +544,8 @@ static enum engine_exit run(struct engine_cpu *c, bool step)
 		c->run_began = c->retired;
 	}
 #ifndef USERKVM_BENCH_NO_COHERENCE
-	jit_begin(c);
+	if (!same_code)
+		jit_begin(c);
 #endif
 	if (!sigsetjmp(here, 0) || (jit_landed(c), !run_landed(c)))
 		while (!run_some(c, step))
@@ -557,13 +558,19 @@ static enum engine_exit run(struct engine_cpu *c, bool step)
 enum engine_exit engine_run(struct engine_cpu *c)
 {
 	lock_assert_none("engine_run");
-	return run(c, false);
+	return run(c, false, false);
+}
+
+enum engine_exit engine_go_on(struct engine_cpu *c)
+{
+	lock_assert_none("engine_go_on");
+	return run(c, false, true);
 }
 
 enum engine_exit engine_step(struct engine_cpu *c)
 {
 	lock_assert_none("engine_step");
-	return run(c, true);
+	return run(c, true, false);
 }
 
 /* -- For the room above -- */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* System instructions: flags, I/O, MSRs, TLB, the APIC-less rest. Segment registers are sysseg.c's. */
+#include "engine/code.h"
 #include "engine/system.h"
 
 static _Noreturn void gp0(struct engine_cpu *c)
@@ -10,10 +11,6 @@ static _Noreturn void gp0(struct engine_cpu *c)
 static void op_ud(struct engine_cpu *c, const struct insn *i)
 {
 	engine_raise(c, EXC_UD);
-}
-
-static void op_nop(struct engine_cpu *c, const struct insn *i)
-{
 }
 
 /* A privileged instruction with no effect that a guest can see. */
@@ -187,12 +184,18 @@ static void cpuid_runtime(struct engine_cpu *c, uint32_t leaf, uint32_t sub, uin
 	}
 }
 
+static void op_serialize(struct engine_cpu *c, const struct insn *i)
+{
+	code_serialize(c);
+}
+
 static void op_cpuid(struct engine_cpu *c, const struct insn *i)
 {
 	uint32_t leaf = c->gpr[RAX], sub = c->gpr[RCX];
 	uint32_t r[4] = {leaf, 0, sub, 0};
 
 	PORT_CALL(c, c->port->cpuid(c->ctx, r));
+	code_serialize(c);
 	cpuid_runtime(c, leaf, sub, r);
 	c->gpr[RAX] = r[0];
 	c->gpr[RBX] = r[1];
@@ -426,7 +429,7 @@ static insn_fn select_named(struct insn *i, const struct insn_decoded *d)
 	case ZYDIS_MNEMONIC_INVPCID: return op_invpcid;
 	case ZYDIS_MNEMONIC_INVD:
 	case ZYDIS_MNEMONIC_WBINVD: return op_nop_cpl0; /* WBNOINVD too */
-	case ZYDIS_MNEMONIC_SERIALIZE: return op_nop;
+	case ZYDIS_MNEMONIC_SERIALIZE: return op_serialize;
 	case ZYDIS_MNEMONIC_SWAPGS: return op_swapgs;
 	case ZYDIS_MNEMONIC_MONITOR: return op_monitor;
 	case ZYDIS_MNEMONIC_MWAIT: return op_mwait;

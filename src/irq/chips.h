@@ -40,6 +40,7 @@ struct irq_msg {
 	bool level;   /* level-triggered */
 	bool asserted;
 	bool hint; /* MSI redirection hint: one of the destinations */
+	bool tick; /* of the LAPIC's own timer */
 };
 
 /* Which LAPICs a message reached, by slot. */

@@ -24,6 +24,8 @@ enum irq_request { IRQ_REQ_INIT, IRQ_REQ_SIPI, IRQ_REQ_NMI, IRQ_REQ_SMI, IRQ_REQ
 struct irq_port {
 	/* Look at your interrupts again (wakes a halted vCPU, sets the exit word of a running one). */
 	void (*kick)(void *vcpu);
+	/* The same, and nothing but time has passed: nobody tells the vCPU of anything in memory. */
+	void (*tick)(void *vcpu);
 	void (*request)(void *vcpu, enum irq_request what, uint8_t vector);
 	/* Split irqchip: leave KVM_RUN with KVM_EXIT_IOAPIC_EOI for this vector. */
 	void (*eoi_exit)(void *vcpu, uint8_t vector);

@@ -39,9 +39,10 @@ static int accept_vector(struct lapic *l, const struct irq_msg *m)
 		else
 			lapic_bit_clear(l, APIC_TMR, m->vector);
 	}
-	/* Whoever finds the bit set leaves the kick to the one who set it. */
-	if (!lapic_bit_set(l, APIC_IRR, m->vector))
-		l->vm->port->kick(l->vcpu);
+	/* Whoever finds the bit set leaves the kick to the one who set it, but for a tick says less than others do. */
+	if (!lapic_bit_set(l, APIC_IRR, m->vector) ||
+	    (!m->tick && m->vector == (lapic_reg(l, APIC_LVTT) & 0xff)))
+		(m->tick ? l->vm->port->tick : l->vm->port->kick)(l->vcpu);
 	return 1;
 }
 

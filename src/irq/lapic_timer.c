@@ -20,7 +20,8 @@ static void expire(struct lapic *l)
 	uint32_t v = lapic_reg(l, APIC_LVTT);
 
 	if (lapic_hw_enabled(l) && !(v & LVT_MASKED))
-		lapic_accept(l, &(struct irq_msg){.vector = v, .mode = DM_FIXED, .asserted = true});
+		lapic_accept(
+		    l, &(struct irq_msg){.vector = v, .mode = DM_FIXED, .asserted = true, .tick = true});
 }
 
 /* Arms the loop for target_ns. lock held. */

@@ -106,6 +106,8 @@ struct vcpu {
 	_Atomic int in_guest_tid;	 /* thread that may use host pointers, 0 = none: flush.c */
 	_Atomic uint64_t flushed_at;	 /* engine_progress at the last revocation by signal */
 	_Atomic bool waiting;		 /* sleeps on exit_word */
+	_Atomic bool news;		 /* kicked, and not for time alone: run_engine */
+	bool entered;			 /* KVM_RUN began, and guest code has not run yet */
 	_Atomic uint32_t mp_state;	 /* KVM_MP_STATE_*; written by the owner */
 	_Atomic uint32_t *exit_word;	 /* engine_exit_word(cpu) */
 

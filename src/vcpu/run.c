@@ -179,6 +179,23 @@ static int run_requests(struct vcpu *v)
 
 /* -- Guest and sleep -- */
 
+/*
+ * To the next exit. Who tells a vCPU of code that it wrote does so by a kick (an interrupt of any kind but its own timer's)
+ * or, being the VMM, outside KVM_RUN.
+ */
+static enum engine_exit run_engine(struct vcpu *v)
+{
+	bool told = v->entered;
+
+	v->entered = false;
+	/* Taken before the code is read again. */
+	if (atomic_load_explicit(&v->news, memory_order_relaxed) && atomic_exchange(&v->news, false))
+		told = true;
+	if (v->step_once)
+		return engine_step(v->cpu);
+	return told ? engine_run(v->cpu) : engine_go_on(v->cpu);
+}
+
 static int run_guest(struct vcpu *v)
 {
 	enum engine_exit x;
@@ -198,7 +215,7 @@ static int run_guest(struct vcpu *v)
 	v->run_result = 0;
 	if (unlikely(v->pmu.armed))
 		pmu_enter(v);
-	x = v->step_once ? engine_step(v->cpu) : engine_run(v->cpu);
+	x = run_engine(v);
 	if (unlikely(v->pmu.armed))
 		pmu_leave(v);
 	guest_leave(v);
@@ -403,6 +420,7 @@ int vcpu_run(struct vcpu *v)
 
 	base_sig_run_begin(&v->sig, v->has_sigmask ? &v->sigmask : NULL);
 	v->in_run = true;
+	v->entered = true;
 	v->run->flags = 0;
 	pv_begin_run(v);
 	hyperv_begin_run(v);

@@ -210,11 +210,17 @@ void vcpu_reset(struct vcpu *v, bool init)
 
 /* -- Kicks -- */
 
-void vcpu_kick(struct vcpu *v)
+static void poke(struct vcpu *v)
 {
 	atomic_store(v->exit_word, 1); /* before the look at waiting; pairs with run_sleep */
 	if (atomic_load(&v->waiting))
 		syscall(SYS_futex, v->exit_word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+void vcpu_kick(struct vcpu *v)
+{
+	atomic_store_explicit(&v->news, true, memory_order_relaxed); /* before the exit word */
+	poke(v);
 }
 
 void vcpu_request(struct vcpu *v, uint64_t bits)
@@ -228,6 +234,14 @@ void vcpu_request(struct vcpu *v, uint64_t bits)
 static void port_kick(void *vcpu)
 {
 	vcpu_request(vcpu, VCPU_REQ_EVENT);
+}
+
+static void port_tick(void *vcpu)
+{
+	struct vcpu *v = vcpu;
+
+	atomic_fetch_or(&v->requests, VCPU_REQ_EVENT);
+	poke(v);
 }
 
 static void port_request(void *vcpu, enum irq_request what, uint8_t vector)
@@ -298,6 +312,7 @@ static void port_kick_boot(void *ctx)
 
 const struct irq_port vcpu_irq_port = {
     .kick = port_kick,
+    .tick = port_tick,
     .request = port_request,
     .eoi_exit = port_eoi_exit,
     .synic_eoi = port_synic_eoi,

@@ -71,6 +71,7 @@ static void port_kick_boot(void *vm)
 }
 
 static const struct irq_port world_port = {.kick = port_kick,
+					   .tick = port_kick,
 					   .request = port_request,
 					   .eoi_exit = port_eoi_exit,
 					   .tsc_deadline_ns = port_tsc,
