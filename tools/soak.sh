@@ -5,7 +5,8 @@
 # and compares all with what this machine found. Fails at a wrong result, a complaint of the guest's kernel, an end of
 # the VMM, a clock that is not this machine's, SILENCE (300) seconds without a word, or a file system that e2fsck does
 # not find clean.
-#	tools/soak.sh BUILD-FOLDER SECONDS VCPUS...	(0 seconds: one round)
+#	tools/soak.sh BUILD-FOLDER SECONDS VCPUS...
+# 0 seconds, as in make check: one round, in which the guest compiles some of the files and links this machine's others.
 # Each console is kept: BUILD-FOLDER/soak/N.log.
 # Seen to fail: with a digit of expect/prog.1 or expect/db.1 changed ("what the database says differs"), with QEMU killed
 # ("the VMM ended"), with QEMU stopped ("silent"), and with a guest that writes to /dev/kmsg what an Oops says.
@@ -47,6 +48,7 @@ initrd() {
 	cp "$(command -v busybox)" "$r/bin/busybox" || die "no busybox"
 	cp $G/init.sh "$r/init" && chmod 755 "$r/init"
 	cp -r $G/rounds.sh $G/db.sql $G/prog "$r/soak/"
+	[ "$time" != 0 ] || cp "$W"/native/digest.o "$W"/native/numbers.o "$W"/native/pack.o "$W"/native/float.o "$r/soak/prog/"
 	for m in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
 		find $A/cloud/lib/modules -name "$m.ko" -exec cp {} "$r/modules/" \;
 	done
