@@ -137,9 +137,10 @@ static void count_cells(const struct test *t, const struct outcome *nat)
 
 		if (i->helper)
 			continue;
-		if (t->alone && i->form != FORM_REG)
+		if (t->alone)
 			cover_count(t->mode, i, i->aim,
-				    faulted		    ? FORM_FAULT
+				    i->form == FORM_REG	    ? FORM_REG
+				    : faulted		    ? FORM_FAULT
 				    : i->form == FORM_FAULT ? FORM_MEM
 							    : i->form,
 				    nat->vector);

@@ -167,7 +167,8 @@ void cover_skipped(int mode, const struct tinsn *i)
 
 static bool in_vain(const struct cell *c, enum form f)
 {
-	return c->tried[f] > MANY || (c->tried[f] >= 3 * ENOUGH && c->n[f] < c->tried[f] / 100);
+	return c->tried[f] > MANY || (c->tried[f] >= ENOUGH / 2 && c->n[f] < c->tried[f] / 100) ||
+	       (c->tried[f] >= 5 * ENOUGH && c->n[f] < c->tried[f] / 25);
 }
 
 static enum miss often_missed(const struct cell *c, enum form f)
@@ -192,7 +193,7 @@ static const char *reason_in_vain(const struct cell *c, enum form f)
 	case NO_FAULT:
 		return f == FORM_FAULT ? "nothing that it accesses can fault" : "no operand of that form";
 	case SKIP: return "its addresses are this process's own";
-	case MISS_PF: return "an access beside it is always to a page that faults";
+	case MISS_PF: return "it ends in #PF always";
 	default: return "it always ends in another fault";
 	}
 }

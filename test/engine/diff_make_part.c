@@ -30,7 +30,7 @@ static struct target pick_target(unsigned len, unsigned align, int mode, enum fo
 		t.lin = (chance(60) ? 0x1000 : chance(50) ? 0x4000 : 0x7000) + below(0x1000 - span);
 		if (len > 2000)
 			t.lin = 0x1000 + below(0x400);
-		if (chance(70))
+		if (chance(aim == FORM_MEM && align > 8 ? 95 : 70))
 			t.lin &= ~(uint64_t)(align - 1);
 	} else if (what < 77) {
 		t.lin = seam[below(3)] - 1 - below(span > 1 ? span - 1 : 1);
