@@ -193,6 +193,8 @@ void jit_jump_r14(struct making *m);
 /* Instructions on the stack, or JMP and CALL by register or memory; false: for the interpreter. */
 bool jit_mode_stack_op(struct making *m);
 bool jit_mode_indirect(struct making *m, bool call);
+/* jit_push_tmp, with the operand's size. */
+void jit_mode_push_tmp(struct making *m);
 /* The return address. */
 void jit_mode_push_return(struct making *m);
 /* A copy of m->d means the same in 64-bit mode; its prefixes are changed so that it does, if that is what it takes. */

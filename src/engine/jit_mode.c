@@ -218,6 +218,16 @@ static void set_register(struct making *m, unsigned to, unsigned from, unsigned 
 	e_rr(&m->e, OP_MOV_STORE, false, from, to);
 }
 
+void jit_mode_push_tmp(struct making *m)
+{
+	unsigned size = m->d.in.operand_width / 8;
+	struct jit_site *s = stack_access(m, SITE_WRITE, -(int)size, size);
+
+	e_gs(&m->e, OP_MOV_LOAD, true, H_RCX, JIT_OFF(tmp));
+	e_store_size(&m->e, H_RCX, &m->at, size);
+	stack_done(m, s, -(int)size);
+}
+
 static bool op_push_memory(struct making *m, unsigned size)
 {
 	struct jit_site *s;
@@ -229,10 +239,7 @@ static bool op_push_memory(struct making *m, unsigned size)
 	e_load_size(&m->e, H_RCX, &m->at, size);
 	s->end = e_here(&m->e);
 	e_gs(&m->e, OP_MOV_STORE, true, H_RCX, JIT_OFF(tmp));
-	s = stack_access(m, SITE_WRITE, -(int)size, size);
-	e_gs(&m->e, OP_MOV_LOAD, true, H_RCX, JIT_OFF(tmp));
-	e_store_size(&m->e, H_RCX, &m->at, size);
-	stack_done(m, s, -(int)size);
+	jit_mode_push_tmp(m);
 	return true;
 }
 

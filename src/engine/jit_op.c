@@ -420,7 +420,13 @@ static void stack_done(struct making *m, struct jit_site *s, int32_t change)
 
 void jit_push_tmp(struct making *m)
 {
-	struct jit_site *s = stack_access(m, SITE_WRITE, -8);
+	struct jit_site *s;
+
+	if (m->b->key & JIT_KEY_MODE) {
+		jit_mode_push_tmp(m);
+		return;
+	}
+	s = stack_access(m, SITE_WRITE, -8);
 
 	e_gs(&m->e, OP_MOV_LOAD, true, H_RCX, JIT_OFF(tmp));
 	e_store(&m->e, H_RCX, &m->at);

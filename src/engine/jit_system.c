@@ -128,7 +128,9 @@ static bool op_clac(struct making *m)
 /* PUSHFQ, at any CPL: the arithmetic flags are the host's. */
 static bool op_pushf(struct making *m)
 {
-	if (m->d.in.operand_width != 64)
+	/* In virtual-8086 mode, which is of level 3, IOPL has a say. */
+	if (m->b->key & JIT_KEY_MODE ? (m->b->key & (JIT_KEY_MODE | JIT_KEY_RING0)) == JIT_MODE_REAL
+				     : m->d.in.operand_width != 64)
 		return false;
 	e8(&m->e, 0x9c); /* pushfq */
 	e8(&m->e, 0x59); /* pop rcx */
@@ -282,7 +284,8 @@ static bool op_mov_from_control(struct making *m)
 	case ZYDIS_REGISTER_CR4: off = CPU_OFF(cr4); break;
 	default: return false;
 	}
-	load(m, jit_in_memory(n) ? H_R15 : (unsigned)jit_host_of(n), off);
+	e_gs(&m->e, OP_MOV_LOAD, !(m->b->key & JIT_KEY_MODE),
+	     jit_in_memory(n) ? H_R15 : (unsigned)jit_host_of(n), off);
 	jit_reg_out(m, n, H_R15);
 	return true;
 }
@@ -302,6 +305,8 @@ static bool op_mov(struct making *m)
 static bool op_any_ring(struct making *m)
 {
 	switch (m->d.in.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSHF:
+	case ZYDIS_MNEMONIC_PUSHFD:
 	case ZYDIS_MNEMONIC_PUSHFQ: return op_pushf(m);
 	case ZYDIS_MNEMONIC_RDTSC: return op_rdtsc(m, false);
 	case ZYDIS_MNEMONIC_RDTSCP: return op_rdtsc(m, true);
@@ -315,11 +320,22 @@ static bool op_any_ring(struct making *m)
 	}
 }
 
-/* Does the same outside 64-bit mode, virtual-8086 mode included. */
+/* Is the same outside 64-bit mode. */
 static bool in_all_modes(ZydisMnemonic m)
 {
-	return m == ZYDIS_MNEMONIC_CLI || m == ZYDIS_MNEMONIC_STI || m == ZYDIS_MNEMONIC_STAC ||
-	       m == ZYDIS_MNEMONIC_CLAC;
+	switch (m) {
+	case ZYDIS_MNEMONIC_CLI:
+	case ZYDIS_MNEMONIC_STI:
+	case ZYDIS_MNEMONIC_STAC:
+	case ZYDIS_MNEMONIC_CLAC:
+	case ZYDIS_MNEMONIC_CLD:
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_PUSHF:
+	case ZYDIS_MNEMONIC_PUSHFD:
+	case ZYDIS_MNEMONIC_MOV: return true;
+	default: return false;
+	}
 }
 
 bool jit_system_op(struct making *m)

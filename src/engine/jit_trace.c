@@ -304,6 +304,7 @@ static void find_accesses(struct trace_insn *i)
 		}
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_PUSHFD:
 	case ZYDIS_MNEMONIC_PUSHFQ:
 	case ZYDIS_MNEMONIC_CALL: access_stack(i, RSP, -(int64_t)trace_stack_step(i), true); break;
 	case ZYDIS_MNEMONIC_POP:
@@ -377,8 +378,9 @@ static bool moves_stack(const struct trace_insn *i)
 	ZydisMnemonic m = i->d.in.mnemonic;
 
 	return trace_stack_step(i) &&
-	       (m == ZYDIS_MNEMONIC_PUSH || m == ZYDIS_MNEMONIC_PUSHFQ || m == ZYDIS_MNEMONIC_POP ||
-		m == ZYDIS_MNEMONIC_CALL || m == ZYDIS_MNEMONIC_RET || m == ZYDIS_MNEMONIC_LEAVE);
+	       (m == ZYDIS_MNEMONIC_PUSH || m == ZYDIS_MNEMONIC_PUSHFQ || m == ZYDIS_MNEMONIC_PUSHFD ||
+		m == ZYDIS_MNEMONIC_POP || m == ZYDIS_MNEMONIC_CALL || m == ZYDIS_MNEMONIC_RET ||
+		m == ZYDIS_MNEMONIC_LEAVE);
 }
 
 static void learn(struct known *w, const struct trace_insn *i)
@@ -406,6 +408,7 @@ static void learn(struct known *w, const struct trace_insn *i)
 		return;
 	switch (i->d.in.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_PUSHFD:
 	case ZYDIS_MNEMONIC_PUSHFQ:
 	case ZYDIS_MNEMONIC_CALL: w->gpr[RSP].off -= step; break;
 	case ZYDIS_MNEMONIC_POP:

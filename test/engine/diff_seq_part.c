@@ -467,6 +467,39 @@ static void kernel_business(struct seq *s)
 	}
 }
 
+/* And what BIOSes do; nothing here faults at level 3 either, or only where it stands. */
+static void bios_business(struct seq *s)
+{
+	static const uint8_t segs[] = {0xc0, 0xd0, 0xd8, 0xe0, 0xe8}; /* not CS: a sequence may be anywhere */
+	int to = free_register(s);
+
+	switch (below(is_real(s->t->mode) ? 8 : 5)) {
+	case 0:
+		EMIT(s, 0x9c);
+		random_insn(s, random_kind(), place(s));
+		EMIT(s, 0x9d);
+		break;
+	case 1:
+		EMIT(s, 0x66, 0x9c);
+		EMIT(s, 0x66, 0x9d);
+		break;
+	case 2: EMIT(s, 0xfc); break; /* cld */
+	case 3:
+	case 4:
+		if (to >= 0 && chance(50))
+			EMIT(s, 0x66, 0x8c, segs[below(ARRAY_SIZE(segs))] | (uint8_t)to);
+		else if (to >= 0)
+			EMIT(s, 0x8c, segs[below(ARRAY_SIZE(segs))] | (uint8_t)to);
+		break;
+	case 5: EMIT(s, 0xfa); break; /* cli */
+	case 6: EMIT(s, 0xfb); break; /* sti */
+	default:
+		if (to >= 0)
+			EMIT(s, 0x0f, 0x20, 0xc0 | (uint8_t)to); /* mov from CR0 */
+		break;
+	}
+}
+
 static void make_some(struct seq *s, unsigned n)
 {
 	while (n-- && s->budget) {
@@ -477,6 +510,8 @@ static void make_some(struct seq *s, unsigned n)
 			kernel_business(s);
 		else if (!is64(s->t->mode) && chance(8))
 			chance(50) ? absolute(s) : legacy_stack(s);
+		else if (!is64(s->t->mode) && chance(6))
+			bios_business(s);
 		else if (what < 52)
 			random_insn(s, random_kind(), place(s));
 		else if (what < 66)
