@@ -49,7 +49,7 @@ int lapic_ack(struct lapic *l)
 void lapic_recheck(struct lapic *l)
 {
 	if (irq_cpu_pending(l->vm, l) >= 0)
-		l->vm->port->kick(l->vcpu);
+		l->vm->port->tick(l->vcpu); /* what it tells was told when it came */
 }
 
 void lapic_error(struct lapic *l, uint32_t bit)

@@ -148,6 +148,8 @@ struct vcpu {
 /* -- vcpu.c -- */
 /* Sets request bits and makes the vCPU look at them soon. Any thread. */
 void vcpu_request(struct vcpu *v, uint64_t bits);
+/* VCPU_REQ_EVENT without news: the vCPU's own doing, or time's, made an event deliverable. Any thread. */
+void vcpu_look_again(struct vcpu *v);
 /* Sets request bits without a kick: for the vCPU's own thread, or where entry will come anyway. */
 static inline void vcpu_request_quiet(struct vcpu *v, uint64_t bits)
 {

@@ -39,7 +39,7 @@ enum engine_status vcpu_stop_result(struct vcpu *v, int result)
 static void look_again(struct vcpu *v)
 {
 	if (irq_cpu_pending(v->vm->irq, v->lapic) >= 0)
-		vcpu_request(v, VCPU_REQ_EVENT);
+		vcpu_look_again(v);
 }
 
 /* -- Pages -- */
@@ -380,7 +380,7 @@ static void port_iret(void *ctx)
 
 	v->ev.nmi.masked = false;
 	if (v->ev.nmi.pending)
-		vcpu_request(v, VCPU_REQ_EVENT);
+		vcpu_look_again(v);
 }
 
 static bool port_poll(void *ctx)

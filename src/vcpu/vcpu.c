@@ -229,6 +229,12 @@ void vcpu_request(struct vcpu *v, uint64_t bits)
 	vcpu_kick(v);
 }
 
+void vcpu_look_again(struct vcpu *v)
+{
+	atomic_fetch_or(&v->requests, VCPU_REQ_EVENT);
+	poke(v);
+}
+
 /* -- Calls up from irq/: any thread, under chip locks -- */
 
 static void port_kick(void *vcpu)
@@ -238,10 +244,7 @@ static void port_kick(void *vcpu)
 
 static void port_tick(void *vcpu)
 {
-	struct vcpu *v = vcpu;
-
-	atomic_fetch_or(&v->requests, VCPU_REQ_EVENT);
-	poke(v);
+	vcpu_look_again(vcpu);
 }
 
 static void port_request(void *vcpu, enum irq_request what, uint8_t vector)
