@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
+ * Instructions whose operands are not what a copy can rename.
+ *
  * BT, BTS, BTR, BTC of memory by a register: the register is a signed index into a string of bits. The word that holds the
  * bit is looked up like any operand; its distance waits in jit->tmp, which stands in for the segment's base. Then the
  * instruction is copied with the bit's number in that word as its index, so the host reaches nowhere else either.
@@ -42,6 +44,27 @@ bool jit_bit_string(struct making *m)
 	s = jit_access(m, &a, jit_writes(mem) ? SITE_WRITE : SITE_READ, size);
 	e_pext(&m->e, H_RCX, jit_reg_in(m, index, H_RCX), JIT_OFF(mask_bit[0]) + 8 * (log - 1));
 	jit_emit_copy(m, H_RCX, -1, -1, 0);
+	s->end = e_here(&m->e);
+	return true;
+}
+
+/* The other value is in RBX and RCX, so guest RCX goes to its own place for once. An address that is not aligned is the
+ * interpreter's, who knows which fault comes first. */
+bool jit_cmpxchg_pair(struct making *m)
+{
+	const ZydisDecodedOperand *mem = &m->d.op[0];
+	struct jit_site *s;
+	struct address a;
+
+	if ((m->d.in.mnemonic != ZYDIS_MNEMONIC_CMPXCHG8B && m->d.in.mnemonic != ZYDIS_MNEMONIC_CMPXCHG16B) ||
+	    m->b->key & JIT_KEY_MODE || !jit_plain_form(&m->d.in) || !trace_address(m->i, mem, &a))
+		return false;
+	m->aligned = mem->size / 8;
+	s = jit_access(m, &a, SITE_WRITE, mem->size / 8);
+	m->aligned = 0;
+	s->plain = false;
+	e_rr(&m->e, OP_MOV_STORE, true, H_GUEST_RCX, H_RCX);
+	jit_emit_copy(m, m->d.in.raw.modrm.reg, -1, -1, 0);
 	s->end = e_here(&m->e);
 	return true;
 }

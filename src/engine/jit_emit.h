@@ -181,8 +181,9 @@ int jit_host_of(int n);
 /* -- jit_vector.c: vector instructions, and general ones with VEX -- */
 bool jit_vector_op(struct making *m);
 
-/* -- jit_bits.c: BT, BTS, BTR, BTC of a bit string in memory -- */
+/* -- jit_bits.c: BT, BTS, BTR, BTC of a bit string in memory; CMPXCHG8B and CMPXCHG16B -- */
 bool jit_bit_string(struct making *m);
+bool jit_cmpxchg_pair(struct making *m);
 
 /* Jumps to the block that the table of indirect targets has for the IP in r14, by way of `jump_r14`; else to the site's slow
  * stub. */
