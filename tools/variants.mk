@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Compile rules per variant. $(1) = folder, $(2) = extra flags for compiling and linking.
 # src/engine is built without the red zone: its handlers push flags inside inline assembly.
-# jit_tlb.c and tlb.c have what generated code calls while the host's vector registers are the guest's.
+# jit_lean.c, jit_tlb.c and tlb.c have what generated code calls while the host's vector registers are the guest's.
 # The shim and sig.c are called by ThreadSanitizer's own start, before instrumented code may run.
 
 define variant
@@ -9,7 +9,7 @@ FLAGS_$(1) := $(2)
 $(1)/obj/%.o: src/%.c
 	@mkdir -p $$(@D)
 	$$(Q)$$(CC) $$(CFLAGS_ALL) $(2) $$(if $$(findstring src/engine/,$$<),-mno-red-zone) \
-		$$(if $$(findstring tlb.c,$$<),-mgeneral-regs-only -fno-sanitize=all) \
+		$$(if $$(findstring tlb.c,$$<)$$(findstring jit_lean.c,$$<),-mgeneral-regs-only -fno-sanitize=all) \
 		$$(if $$(findstring src/shim/,$$<)$$(findstring src/base/sig.c,$$<),-fno-sanitize=thread) -c $$< -o $$@
 $(1)/libuserkvm.so: $$(SRC:src/%.c=$(1)/obj/%.o) tools/exports.map
 	$$(Q)$$(CC) -shared -Wl,-z,now -Wl,--version-script=tools/exports.map $(2) -o $$@ $$(filter %.o,$$^) $$(LIBS)

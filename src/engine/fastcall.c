@@ -5,10 +5,10 @@
  */
 #include "engine/system.h"
 
-#define CODE64 (SEG_G | SEG_L | SEG_P | SEG_S | 11)
+#define CODE64 FAST_CODE64
 #define CODE32 (SEG_G | SEG_DB | SEG_P | SEG_S | 11)
-#define DATA32 (SEG_G | SEG_DB | SEG_P | SEG_S | 3)
-#define DPL3   (3 << 5)
+#define DATA32 FAST_DATA
+#define DPL3   FAST_DPL3
 
 static bool guest_is_amd(struct engine_cpu *c)
 {
@@ -43,10 +43,8 @@ void far_syscall(struct engine_cpu *c)
 
 void far_sysret(struct engine_cpu *c, unsigned opsize)
 {
-	const uint64_t keep = FLAGS_ARITH | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC |
-			      FLAG_VIF | FLAG_VIP | FLAG_ID;
 	uint16_t sel = c->star >> 48;
-	uint64_t flags = c->gpr[R11] & keep;
+	uint64_t flags = c->gpr[R11] & SYSRET_FLAGS;
 	struct engine_seg ss = seg_fixed((sel + 8) | 3, DATA32 | DPL3);
 
 	if (!(c->efer & EFER_SCE) || !c->code64)

@@ -27,6 +27,7 @@
  *	jit_thunk.c	between generated code and C
  *	jit_run.c	the run loop, and what generated code calls
  *	jit_tlb.c	the table that generated code looks up
+ *	jit_lean.c	SYSCALL and SYSRET
  *	jit_page.c	pages with translated code: stores to them, epochs
  */
 #ifndef USERKVM_ENGINE_JIT_H
@@ -74,6 +75,7 @@ _Static_assert(SLOW_REASONS == BIT(JIT_EPOCH_SHIFT) - 1, "what the epoch leaves"
  * the part that the tables go by.
  */
 #define JIT_KEY_CLASS	3
+#define JIT_CLASS_USER	0
 #define JIT_CLASS_SUPER 1
 #define JIT_CLASS_SMAP	2
 #define JIT_KEY_SSE	4
@@ -175,6 +177,7 @@ struct jit_step {
 };
 #define JIT_NOWHERE INT32_MIN
 
+enum jit_lean { LEAN_NONE, LEAN_SYSCALL, LEAN_SYSRET };
 enum jit_site_kind { SITE_ENTRY, SITE_READ, SITE_WRITE, SITE_CALL };
 
 /* A place where generated code may leave: a memory access (its window is [start, end), restarted at start), an
@@ -196,6 +199,7 @@ struct jit_site {
 	bool member; /* of a group, behind its look-up */
 	bool vector; /* the guest's vector state is in the host's registers here */
 	bool behind_sti;
+	uint8_t lean; /* SITE_CALL: enum jit_lean */
 	uint16_t mnemonic;
 };
 
@@ -423,6 +427,11 @@ void jit_new_page(struct engine_cpu *c, uint64_t lin);
 /* What generated code calls first: fills the table for a site's access and returns where it begins again, or 0. Runs
  * with the guest's vector registers in the host's: this file is built without them. */
 uint64_t jit_fill(struct engine_cpu *c, uint32_t site);
+/* -- jit_lean.c -- */
+/* Executes the instruction of a site that says which; where to go on, 0 = nothing is done yet. */
+uint64_t jit_lean(struct engine_cpu *c, const struct jit_site *s);
+
+/* -- jit_tlb.c, on -- */
 /* Copies what c->tlb says of the access into the table; false if it does not know. */
 bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write);
 /* What the table, which was filled for it, adds to the address. */

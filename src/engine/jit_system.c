@@ -301,6 +301,19 @@ static bool op_mov(struct making *m)
 	       op_mov_from_control(m);
 }
 
+/* -- To the kernel and back -- */
+
+/* A call of jit_lean, which finds the way on, or of the handler. */
+static bool op_lean(struct making *m, enum jit_lean which)
+{
+	jit_count(m);
+	e_mov_imm(&m->e, H_R14, m->next);
+	jit_op_call(m);
+	m->j->site[m->j->nsites - 1].lean = which;
+	m->ends = true;
+	return true;
+}
+
 /* Instructions of every CPL: a guest's flags and segments are not the host's. */
 static bool op_any_ring(struct making *m)
 {
@@ -315,6 +328,8 @@ static bool op_any_ring(struct making *m)
 	case ZYDIS_MNEMONIC_WRFSBASE: return op_write_base(m, FS);
 	case ZYDIS_MNEMONIC_WRGSBASE: return op_write_base(m, GS);
 	case ZYDIS_MNEMONIC_CLD: return op_cld(m);
+	case ZYDIS_MNEMONIC_SYSCALL: return op_lean(m, LEAN_SYSCALL);
+	case ZYDIS_MNEMONIC_SYSRET: return m->d.in.raw.rex.W && op_lean(m, LEAN_SYSRET);
 	case ZYDIS_MNEMONIC_MOV: return op_mov(m);
 	default: return false;
 	}

@@ -170,6 +170,8 @@ uint64_t jit_fill(struct engine_cpu *c, uint32_t site)
 	struct jit *j = c->jit;
 	const struct jit_site *s = &j->site[site];
 
+	if (s->lean)
+		return jit_lean(c, s);
 	if ((s->kind != SITE_READ && s->kind != SITE_WRITE) || s->member ||
 	    (site == j->filled_site && j->lin == j->filled_lin) ||
 	    !jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE))

@@ -95,6 +95,13 @@ bool seg_lar(struct engine_cpu *c, uint16_t sel, uint32_t *out);
 bool seg_lsl(struct engine_cpu *c, uint16_t sel, uint32_t *out);
 bool seg_verify(struct engine_cpu *c, uint16_t sel, bool write);
 /* Recomputes c->seg_flat[s]. */
+/* What SYSCALL and SYSRET load; and the flags that SYSRET does. */
+#define FAST_CODE64 (SEG_G | SEG_L | SEG_P | SEG_S | 11)
+#define FAST_DATA   (SEG_G | SEG_DB | SEG_P | SEG_S | 3)
+#define FAST_DPL3   (3 << 5)
+#define SYSRET_FLAGS                                                                                       \
+	(FLAGS_ARITH | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_VIF | FLAG_VIP | \
+	 FLAG_ID)
 void seg_flat_update(struct engine_cpu *c, enum seg s);
 
 /* 1 while an event other than a software interrupt is being delivered: the EXT bit of error codes. */

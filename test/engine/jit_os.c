@@ -430,6 +430,104 @@ static void strings_fault_with_the_guests_registers(void **state)
 	}
 }
 
+/* -- SYSCALL and SYSRET -- */
+
+/* The program's loop; what its first SYSCALL passes comes back in RDX, RDI and R8. */
+CODE(call_loop, "1: add $-1, %rax\n syscall\n mov 1(%r14), %r9\n sbb $0, %r10\n dec %ebx\n jnz 1b\n int3");
+CODE(call_kernel,
+     "swapgs\n mov %rcx, %rdx\n mov %r11, %rdi\n pushfq\n pop %r8\n mov %cs, %esi\n mov %ss, %ebp\n"
+     "adc %r9, %r12\n mov (%r14), %r13\n add %rcx, %r13\n cmp $10, %ebx\n ja 2f\n or %r15, %r11\n 2: "
+     "swapgs\n sysretq");
+
+struct called {
+	uint64_t gpr[16], rip, rflags, class, frame[5];
+	struct engine_seg cs, ss;
+	unsigned cpl, stack32, fault;
+	enum engine_exit exit;
+};
+
+static struct called call(struct rig *r, uint64_t sfmask, uint64_t cr4, uint64_t efer, uint64_t extra,
+			  uint64_t flags)
+{
+	struct called res;
+
+	memset(&res, 0, sizeof(res));
+	PUT(r, CODE_AT, call_loop);
+	PUT(r, USER_AT, call_kernel);
+	r->c->cr4 |= cr4;
+	r->c->star = (uint64_t)(S_CODE64 | 3) << 32 | (uint64_t)((S_CODE64_3 & ~3) - 16) << 48;
+	r->c->lstar = USER_AT;
+	r->c->sfmask = sfmask;
+	r->c->efer |= efer;
+	r->c->gpr[RBX] = 30;
+	r->c->gpr[RAX] = 25;
+	r->c->gpr[R15] = extra;
+	r->c->gpr[R14] = DATA_AT;
+	rflags_set(r->c, flags);
+	mode_update(r->c);
+	res.exit = engine_run(r->c);
+	memcpy(res.gpr, r->c->gpr, sizeof(res.gpr));
+	res.rip = r->c->rip;
+	res.rflags = r->c->rflags;
+	res.class = jit_class(r->c);
+	res.cs = r->c->seg[CS];
+	res.ss = r->c->seg[SS];
+	res.cpl = r->c->cpl;
+	res.stack32 = r->c->stack32;
+	memcpy(res.frame, r->ram + 0x9800 - 40, 40); /* of the exception that ended it */
+	return res;
+}
+
+/*
+ * Thirty times to the kernel and back under all kinds of masks and flags; what ends it is an INT3, or the fault or trap
+ * that is due. Seen to fail with the class of SMAP without the look at AC, without TF's and AC's way to the handler, with
+ * a mask that was not applied to CF, with RPL 0 in SS, with RCX at the SYSCALL.
+ */
+static void the_kernel_is_called(void **state)
+{
+	static const uint64_t masks[] = {0, 0x47700, FLAGS_ARITH | FLAG_IF, FLAG_CF, ~0ULL & ~2};
+	static const uint64_t extras[] = {0, FLAG_TF, FLAG_AC, FLAG_IF | FLAG_ID, FLAG_RF | FLAG_VM | FLAG_DF,
+					  1};
+	static const uint64_t flags[] = {2, 2 | FLAG_IF | FLAG_CF, 2 | FLAG_AC | FLAG_DF | FLAG_OF};
+	static const uint64_t cr4s[] = {0, CR4_SMAP};
+
+	for (unsigned n = 0; n < 5 * 6 * 3 * 2; n++) {
+		struct called res[2];
+
+		for (unsigned tier = 0; tier < 2; tier++) {
+			struct rig *r = fresh(state, 3, tier);
+
+			/* The kernel's data is a program's: SMAP has something to say. */
+			r->c->cr0 |= n & 1 ? CR0_AM : 0;
+			res[tier] = call(r, masks[n % 5], cr4s[n / 90], n % 7 ? EFER_SCE : 0,
+					 extras[n / 5 % 6], flags[n / 30 % 3]);
+			if (tier && !(uint32_t)res[tier].gpr[RBX])
+				assert_true(r->c->jit->stats.fallbacks <
+					    (((flags[n / 30 % 3] | extras[n / 5 % 6]) & FLAG_AC) ? 40 : 10));
+		}
+		assert_memory_equal(&res[0], &res[1], sizeof(res[0]));
+	}
+}
+
+/* Seen to fail without the look at EFER. */
+static void without_sce_there_is_no_way_back(void **state)
+{
+	for (unsigned tier = 0; tier < 2; tier++) {
+		struct rig *r = fresh(state, 3, tier);
+
+		call(r, 0, 0, EFER_SCE, 0, 2);
+		r->c->seg[CS] = seg_fixed(S_CODE64, 0xa09b);
+		r->c->seg[SS] = seg_fixed(S_DATA0, 0xc093);
+		r->c->rip = USER_AT;
+		r->c->gpr[RCX] = CODE_AT + 6; /* a block that was returned to */
+		r->c->gpr[R11] = 2;
+		r->c->gpr[RBX] = 1;
+		r->c->efer &= ~EFER_SCE;
+		mode_update(r->c);
+		assert_int_equal(ended_by(r), EXC_UD);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -437,6 +535,8 @@ int main(void)
 	    RIG_TEST(tsd_is_looked_at_each_time),
 	    RIG_TEST(bases_are_read_and_written),
 	    RIG_TEST(control_registers_are_read),
+	    RIG_TEST(the_kernel_is_called),
+	    RIG_TEST(without_sce_there_is_no_way_back),
 	    RIG_TEST(strings_are_the_interpreters),
 	    RIG_TEST(strings_survive_revocation_anywhere),
 	    RIG_TEST(strings_fault_with_the_guests_registers),
