@@ -124,13 +124,15 @@ static void set_up(void)
 }
 
 /*
- * A memory operand counts as faulting if it did, not if it was aimed so. Of several instructions those count that came
+ * A memory operand counts as faulting if it did, not if it was aimed so; in real mode, if its page is a device's too. Of several instructions those count that came
  * before the one that faulted.
  */
 static void count_cells(const struct test *t, const struct outcome *nat)
 {
 	uint32_t end = nat->st.rip & 0xffff;
 	bool faulted = nat->vector >= 12 && nat->vector <= 17 && nat->vector != 15 && nat->vector != 16;
+
+	faulted |= is_real(t->mode) && nat->vector >= END_EXIT;
 
 	for (unsigned n = 0; n < t->n; n++) {
 		const struct tinsn *i = &t->insn[n];
