@@ -139,14 +139,16 @@ static void count_cells(const struct test *t, const struct outcome *nat)
 
 		if (i->helper)
 			continue;
-		if (t->alone)
+		if (t->alone) {
+			enum form form = actual_form(t, i);
+
 			cover_count(t->mode, i, i->aim,
-				    i->form == FORM_REG	    ? FORM_REG
-				    : faulted		    ? FORM_FAULT
-				    : i->form == FORM_FAULT ? FORM_MEM
-							    : i->form,
+				    form == FORM_REG	 ? FORM_REG
+				    : faulted		 ? FORM_FAULT
+				    : form == FORM_FAULT ? FORM_MEM
+							 : form,
 				    nat->vector);
-		else if (i->form != FORM_FAULT && i->at < end)
+		} else if (i->form < FORM_STRADDLE && i->at < end)
 			cover_count(t->mode, i, FORMS, i->form, nat->vector);
 	}
 }

@@ -207,6 +207,8 @@ bool gen_lacks(int mode);
 
 /* -- Tests (diff_make_part.c) -- */
 void test_make(struct test *t, int mode, unsigned insns, const char *only);
+/* Of a test with one instruction: what its memory operand is in truth, where the registers say. */
+enum form actual_form(const struct test *t, const struct tinsn *i);
 /* The same instruction, if the test has but one, with another state and operand; false: no cell of it needs it. */
 bool test_again(struct test *t);
 /* No instructions, and INT3 where those of the last test were. */
@@ -247,6 +249,8 @@ unsigned cover_size(const struct tinsn *i);
 /* `file` keeps the table between runs; NULL: nothing does. */
 void cover_init(const char *file);
 void cover_known(int mode, const struct tinsn *i);
+/* Not LEA. */
+bool accesses_memory(const struct tinsn *i);
 /* A test of the instruction that was to be of form `aimed` (FORMS: of any) and was of form `form`, and how it ended. */
 void cover_count(int mode, const struct tinsn *i, enum form aimed, enum form form, int vector);
 /* A test of it that was not compared. */

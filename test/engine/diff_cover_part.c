@@ -12,7 +12,7 @@
 #include "diff.h"
 
 #define ENOUGH 1000
-#define MANY   (60 * ENOUGH) /* attempts after which a cell that hardly fills is left alone */
+#define MANY   (200 * ENOUGH) /* attempts after which a cell that hardly fills is left alone */
 
 static const char *const size_name[8] = {"8", "16", "32", "64", "80", "128", "256", "512"};
 static const char *const form_name[FORMS] = {"register", "memory", "straddling", "faulting"};
@@ -72,7 +72,7 @@ unsigned cover_size(const struct tinsn *i)
 	return v == 512 ? 7 : v == 256 ? 6 : v == 128 ? 5 : v == 64 ? 3 : v == 16 ? 1 : v == 8 ? 0 : 2;
 }
 
-static bool touches_memory(const struct tinsn *i)
+bool accesses_memory(const struct tinsn *i)
 {
 	for (unsigned n = 0; n < i->in.operand_count; n++)
 		if (i->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY && i->op[n].mem.type != ZYDIS_MEMOP_TYPE_AGEN)
@@ -109,7 +109,7 @@ void cover_known(int mode, const struct tinsn *i)
 	struct cell *c = cell_of(mode, i->in.mnemonic, cover_size(i));
 
 	c->known = true;
-	if (touches_memory(i))
+	if (accesses_memory(i))
 		c->can_mem = true;
 	else
 		c->can_reg = true;
@@ -167,8 +167,7 @@ void cover_skipped(int mode, const struct tinsn *i)
 
 static bool in_vain(const struct cell *c, enum form f)
 {
-	return c->tried[f] > MANY || (c->tried[f] >= ENOUGH / 2 && c->n[f] < c->tried[f] / 100) ||
-	       (c->tried[f] >= 5 * ENOUGH && c->n[f] < c->tried[f] / 25);
+	return c->tried[f] > MANY || (c->tried[f] >= ENOUGH && c->n[f] < c->tried[f] / 200);
 }
 
 static enum miss often_missed(const struct cell *c, enum form f)
@@ -189,12 +188,12 @@ static const char *reason_in_vain(const struct cell *c, enum form f)
 	case MISS_GP:
 		return c->privileged	    ? "privileged: #GP before it accesses anything"
 		       : f == FORM_STRADDLE ? "its operand must be aligned: #GP"
-					    : "#GP always";
+					    : "#GP, all but always";
 	case NO_FAULT:
 		return f == FORM_FAULT ? "nothing that it accesses can fault" : "no operand of that form";
 	case SKIP: return "its addresses are this process's own";
-	case MISS_PF: return "it ends in #PF always";
-	default: return "it always ends in another fault";
+	case MISS_PF: return "#PF, all but always";
+	default: return "another fault, all but always";
 	}
 }
 
@@ -227,7 +226,7 @@ enum form cover_pick(int mode, const struct tinsn *i)
 	const struct cell *c = cell_of(mode, i->in.mnemonic, cover_size(i));
 	enum form best = FORMS;
 
-	if (!touches_memory(i))
+	if (!accesses_memory(i))
 		return wants(c, FORM_REG) ? FORM_REG : FORMS;
 	for (enum form f = FORM_MEM; f < FORMS; f++)
 		if (wants(c, f) && (best == FORMS || c->n[f] < c->n[best]))

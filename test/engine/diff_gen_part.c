@@ -244,12 +244,14 @@ static void add(int mode, struct tmpl *t, const struct tinsn *i)
 	uint16_t *slot;
 	struct group *g;
 
+	bool mem = accesses_memory(i);
+
 	classify(t, i);
-	slot = &m->index[i->in.mnemonic][cover_size(i)][t->mem];
+	slot = &m->index[i->in.mnemonic][cover_size(i)][mem];
 	if (!*slot) {
 		*slot = ++m->n;
 		g = &m->g[*slot - 1];
-		*g = (struct group){.mnemonic = i->in.mnemonic, .size = cover_size(i), .mem = t->mem};
+		*g = (struct group){.mnemonic = i->in.mnemonic, .size = cover_size(i), .mem = mem};
 		add_to_kinds(m, *slot - 1, i);
 		cover_known(mode, i);
 	}

@@ -384,6 +384,31 @@ static void steer_registers(struct plan *p, const ZydisDecodedOperand *o, uint64
 	}
 }
 
+static uint64_t value_of(const struct test *t, ZydisRegister r)
+{
+	return gpr_number(r) < 0 ? 0 : t->in.gpr[gpr_number(r)];
+}
+
+enum form actual_form(const struct test *t, const struct tinsn *i)
+{
+	for (unsigned n = 0; n < i->in.operand_count_visible; n++) {
+		const ZydisDecodedOperand *o = &i->op[n];
+		unsigned seg = o->mem.segment - ZYDIS_REGISTER_ES, bits = address_bits(i);
+		uint64_t ea;
+
+		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.type != ZYDIS_MEMOP_TYPE_MEM ||
+		    o->visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT || !o->size || i->form == FORM_FAULT)
+			continue;
+		ea = value_of(t, o->mem.base) + value_of(t, o->mem.index) * o->mem.scale;
+		ea += o->mem.disp.has_displacement ? (uint64_t)o->mem.disp.value : 0;
+		if (o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP)
+			ea += CODE + i->at + i->len;
+		ea = trim(ea, bits) + segment_base(t, t->mode, seg > 5 ? S_DS : seg);
+		return (ea & PAGE_OFFSET_MASK) + o->size / 8 > PAGE_SIZE ? FORM_STRADDLE : FORM_MEM;
+	}
+	return (enum form)i->form;
+}
+
 static bool is_stack(const ZydisDecodedOperand *o)
 {
 	return o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN && gpr_number(o->mem.base) == GP_SP;
