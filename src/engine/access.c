@@ -373,11 +373,27 @@ static void span_io(struct engine_cpu *c, struct span *s, void *buf, bool write)
 
 /* -- Plain accesses -- */
 
+/* The commonest case: one page of RAM that the translation cache knows, which it does not if anybody is to hear of the
+ * access or check it. False: nothing was done. */
+static bool quick_io(struct engine_cpu *c, uint64_t lin, void *buf, unsigned len, unsigned acc)
+{
+	struct piece p = {.len = len};
+	struct place at;
+
+	if (len - 1 > (~lin & PAGE_OFFSET_MASK) || !mmu_known(c, lin, acc, &at))
+		return false;
+	p.host = at.host;
+	p.seq = at.seq;
+	return raw_piece(c, &p, buf, acc & ACC_WRITE) == RAW_OK;
+}
+
 static uint64_t ld(struct engine_cpu *c, uint64_t lin, unsigned size, unsigned acc)
 {
 	struct span s;
 	uint64_t v = 0;
 
+	if (quick_io(c, lin, &v, size, ACC_READ | acc))
+		return v;
 	span_resolve(c, &s, lin, size, ACC_READ | acc);
 	span_io(c, &s, &v, false);
 	return v;
@@ -387,6 +403,8 @@ static void st(struct engine_cpu *c, uint64_t lin, uint64_t val, unsigned size, 
 {
 	struct span s;
 
+	if (quick_io(c, lin, &val, size, ACC_WRITE | acc))
+		return;
 	span_resolve(c, &s, lin, size, ACC_WRITE | acc);
 	span_io(c, &s, &val, true);
 }
@@ -434,6 +452,8 @@ static void bulk(struct engine_cpu *c, uint64_t lin, uint8_t *buf, unsigned len,
 {
 	struct span s;
 
+	if (quick_io(c, lin, buf, len, write ? ACC_WRITE : ACC_READ))
+		return;
 	while (len) {
 		unsigned n = MIN(len, (unsigned)PAGE_SIZE);
 
@@ -459,8 +479,11 @@ void guest_write(struct engine_cpu *c, uint64_t lin, const void *buf, unsigned l
 
 void guest_probe(struct engine_cpu *c, uint64_t lin, unsigned len, bool write)
 {
+	struct place at;
 	struct span s;
 
+	if (len - 1 <= (~lin & PAGE_OFFSET_MASK) && mmu_known(c, lin, write ? ACC_WRITE : ACC_READ, &at))
+		return;
 	while (len) {
 		unsigned n = MIN(len, (unsigned)PAGE_SIZE);
 

@@ -373,8 +373,10 @@ void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct plac
 /* The same for a fetch that may come, if nothing stands in its way; false: a fetch would fault or leave, or may come
  * later. Sets the accessed bit, as a CPU that fetches ahead may. */
 bool mmu_try_fetch(struct engine_cpu *c, uint64_t lin, struct place *p);
-/* The same, from the translation cache if that has it: then only host and seq are set, and a store is to be told to
- * nobody. */
+/* From the translation cache: then only host and seq are set, and a store is to be told to nobody. False: it is not
+ * there. */
+bool mmu_known(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p);
+/* The one or the other. */
 void mmu_find(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p);
 /* Tells port->tracked of a write (access.c). */
 void access_told(struct engine_cpu *c, uint64_t gpa, const void *data, unsigned len);

@@ -3,6 +3,8 @@
  * The vector and x87 state as a whole: its life, its XSAVE components, and its exchange with the outside
  * (KVM_GET/SET_FPU, _XSAVE, _XCRS).
  */
+#include <immintrin.h>
+
 #include "engine/fpu.h"
 
 _Static_assert(offsetof(struct engine_fpu, x87) % 64 == 0, "XSAVE areas are 64-byte aligned");
@@ -111,34 +113,39 @@ static bool all_zero(const void *p, size_t len)
 	return true;
 }
 
-/* Some byte of [from, from + len) of the registers first..last is not zero. */
-static bool regs_used(const struct engine_fpu *f, unsigned first, unsigned last, unsigned from, unsigned len)
+static bool any_bit(__m128i v)
 {
-	for (unsigned r = first; r <= last; r++)
-		if (!all_zero(f->zmm[r] + from, len))
-			return true;
-	return false;
+	return _mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_setzero_si128())) != 0xffff;
+}
+
+/* The vector components, all registers at once: what is in use is asked for at each context switch. */
+static uint64_t vectors_used(const struct engine_fpu *f)
+{
+	__m128i sse = _mm_setzero_si128(), avx = sse, high = sse, hi16 = sse;
+	const __m128i *z = (const __m128i *)f->zmm;
+
+	for (unsigned r = 0; r < 16; r++, z += 4) {
+		sse = _mm_or_si128(sse, z[0]);
+		avx = _mm_or_si128(avx, z[1]);
+		high = _mm_or_si128(high, _mm_or_si128(z[2], z[3]));
+	}
+	for (unsigned r = 16; r < 32; r++, z += 4)
+		hi16 = _mm_or_si128(hi16, _mm_or_si128(_mm_or_si128(z[0], z[1]), _mm_or_si128(z[2], z[3])));
+	return (any_bit(sse) ? XF_SSE : 0) | (any_bit(avx) ? XF_AVX : 0) | (any_bit(high) ? XF_ZMM_HI : 0) |
+	       (any_bit(hi16) ? XF_HI16 : 0);
 }
 
 /* The components that are not in their initial configuration (XINUSE); MXCSR is no part of it. */
 uint64_t fpu_in_use(const struct engine_fpu *f)
 {
 	const struct x87_image *x = &f->x87;
-	uint64_t used = 0;
+	uint64_t used = vectors_used(f);
 
 	if (x->fcw != FCW_INIT || x->fsw || x->ftw || x->fop || x->fip || x->fdp ||
 	    !all_zero(x->st, sizeof(x->st)))
 		used |= XF_X87;
-	if (regs_used(f, 0, 15, 0, 16))
-		used |= XF_SSE;
-	if (regs_used(f, 0, 15, 16, 16))
-		used |= XF_AVX;
 	if (!all_zero(f->k, sizeof(f->k)))
 		used |= XF_OPMASK;
-	if (regs_used(f, 0, 15, 32, 32))
-		used |= XF_ZMM_HI;
-	if (regs_used(f, 16, 31, 0, 64))
-		used |= XF_HI16;
 	return used & host_cpu.xcr0;
 }
 
@@ -148,6 +155,17 @@ static void component_shape(unsigned n, unsigned *first, unsigned *from, unsigne
 	*first = n == 7 ? 16 : 0;
 	*from = n == 2 ? 16 : n == 6 ? 32 : 0;
 	*len = n == 7 ? 64 : n == 6 ? 32 : n == 1 || n == 2 ? 16 : 0;
+}
+
+/* One register's part of a component: 16, 32 or 64 bytes. */
+static inline void copy_part(void *to, const void *from, unsigned len)
+{
+	if (len == 16)
+		memcpy(to, from, 16);
+	else if (len == 32)
+		memcpy(to, from, 32);
+	else if (len == 64)
+		memcpy(to, from, 64);
 }
 
 void fpu_component_out(const struct engine_fpu *f, unsigned n, void *to, unsigned regs)
@@ -160,7 +178,7 @@ void fpu_component_out(const struct engine_fpu *f, unsigned n, void *to, unsigne
 	}
 	component_shape(n, &first, &from, &len);
 	for (unsigned r = 0; r < regs; r++)
-		memcpy((uint8_t *)to + r * len, f->zmm[first + r] + from, len);
+		copy_part((uint8_t *)to + r * len, f->zmm[first + r] + from, len);
 }
 
 void fpu_component_in(struct engine_fpu *f, unsigned n, const void *from_mem, unsigned regs)
@@ -173,11 +191,12 @@ void fpu_component_in(struct engine_fpu *f, unsigned n, const void *from_mem, un
 	}
 	component_shape(n, &first, &from, &len);
 	for (unsigned r = 0; r < regs; r++)
-		memcpy(f->zmm[first + r] + from, (const uint8_t *)from_mem + r * len, len);
+		copy_part(f->zmm[first + r] + from, (const uint8_t *)from_mem + r * len, len);
 }
 
 void fpu_component_init(struct engine_fpu *f, unsigned n, unsigned regs)
 {
+	static const uint8_t zero[64];
 	unsigned first, from, len;
 
 	if (n == 0) {
@@ -191,7 +210,7 @@ void fpu_component_init(struct engine_fpu *f, unsigned n, unsigned regs)
 	}
 	component_shape(n, &first, &from, &len);
 	for (unsigned r = 0; r < regs; r++)
-		memset(f->zmm[first + r] + from, 0, len);
+		copy_part(f->zmm[first + r] + from, zero, len);
 }
 
 /* The legacy region without the XMM registers: 160 bytes, pointers in 64-bit form. */
@@ -205,9 +224,12 @@ void fpu_legacy_out(const struct engine_fpu *f, uint8_t *area)
 
 void fpu_legacy_in(struct engine_fpu *f, const uint8_t *area)
 {
+	f->fcs = f->fds = 0;
+	/* What is there already is as the host's CPU has it. */
+	if (!memcmp(&f->x87, area, 24) && !memcmp(f->x87.st, area + 32, sizeof(f->x87.st)))
+		return;
 	memcpy(&f->x87, area, 24);
 	memcpy(f->x87.st, area + 32, sizeof(f->x87.st));
-	f->fcs = f->fds = 0;
 	x87_canonical(f);
 }
 

@@ -124,16 +124,22 @@ void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct plac
 	}
 }
 
-void mmu_find(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p)
+bool mmu_known(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p)
 {
 	enum mmu_class class = access_class(c, acc);
 	uint64_t seq = walk_seq(c);
 
 	if (!c->long_mode)
 		lin = (uint32_t)lin;
-	if (tlb_has(c, lin, class, acc) || tlb_reload(c, lin, class, acc))
-		*p = (struct place){.host = (uint8_t *)(lin + TLB_AT(c, lin)->addend), .seq = seq};
-	else
+	if (!tlb_has(c, lin, class, acc) && !tlb_reload(c, lin, class, acc))
+		return false;
+	*p = (struct place){.host = (uint8_t *)(lin + TLB_AT(c, lin)->addend), .seq = seq};
+	return true;
+}
+
+void mmu_find(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p)
+{
+	if (!mmu_known(c, lin, acc, p))
 		mmu_translate(c, lin, acc, p);
 }
 

@@ -63,7 +63,7 @@ void mode_update(struct engine_cpu *c)
 	else
 		c->mode_key = c->real || c->v86 ? MODE_REAL : 16;
 	c->ip_mask = c->code64 ? ~0ULL : 0xffffffff;
-	for (unsigned s = ES; s < SEGS; s++)
+	for (unsigned s = ES; s < SEGS && !c->code64; s++) /* 64-bit code asks for none of it */
 		seg_flat_update(c, s);
 	align_mode(c);
 	mmu_update_key(c);

@@ -240,6 +240,10 @@ static void range(struct writes *w, unsigned at, unsigned len)
 {
 	if (!len)
 		return;
+	if (w->n && w->range[w->n - 1].at + w->range[w->n - 1].len == at) {
+		w->range[w->n - 1].len += len;
+		return;
+	}
 	w->range[w->n].at = at;
 	w->range[w->n++].len = len;
 }
@@ -248,16 +252,14 @@ static void range(struct writes *w, unsigned at, unsigned len)
 static void fill_area(const struct engine_cpu *c, struct writes *w, uint64_t save, bool mxcsr,
 		      uint64_t layout, bool wide)
 {
-	uint8_t legacy[160];
-
-	legacy_out(c, legacy, wide);
-	memcpy(w->area, legacy, sizeof(legacy));
-	if (save & XF_X87) {
+	w->n = 0;
+	legacy_out(c, w->area, wide);
+	if (save & XF_X87)
 		range(w, 0, 24);
-		range(w, 32, 128);
-	}
 	if (mxcsr)
 		range(w, 24, 8);
+	if (save & XF_X87)
+		range(w, 32, 128);
 	for (unsigned n = 1; n < 8; n++) {
 		unsigned at;
 
@@ -287,7 +289,7 @@ static uint64_t area_linear(struct engine_cpu *c, const struct insn *i, bool wri
 static void save_standard(struct engine_cpu *c, const struct insn *i, bool optimise)
 {
 	uint64_t lin = area_linear(c, i, true), rfbm = requested(c), used = in_use(c, rfbm), bv;
-	struct writes w = {.n = 0};
+	struct writes w;
 
 	guest_probe(c, lin + extent(rfbm, 0) - 1, 1, true);
 	guest_probe(c, lin + LEGACY_SIZE, 8, true);
@@ -313,7 +315,7 @@ static void op_xsavec(struct engine_cpu *c, const struct insn *i)
 {
 	uint64_t lin = area_linear(c, i, true), rfbm = requested(c), used = in_use(c, rfbm);
 	uint64_t layout = rfbm | COMPACTED;
-	struct writes w = {.n = 0};
+	struct writes w;
 
 	guest_probe(c, lin + extent(rfbm, layout) - 1, 1, true);
 	fill_area(c, &w, used, used & XF_SSE, layout, is_wide(i));

@@ -397,6 +397,32 @@ static void second_level_global(void **state)
 	}
 }
 
+/* Two pages that are known, and no neighbours. Seen to fail: without quick_io's look at the page's end. */
+static void two_known_pages(void **state)
+{
+	struct rig *r = *state;
+	struct engine_cpu *c = r->c;
+	uint8_t buf[16];
+
+	pages(r);
+	put(r, PT + 6 * 8, 0x8067, 8);
+	for (unsigned k = 0; k < 16; k++)
+		put(r, (k < 8 ? 0x5ff8 : 0x7ff8) + k, k, 1);
+	point(r, 5, 0x67);
+	mmu_flush_all(c);
+	assert_byte(r, 0x5000, 0x55);
+	assert_byte(r, 0x6000, 8);
+	assert_ok(c, guest_read(c, 0x5ff8, buf, 16));
+	for (unsigned k = 0; k < 16; k++)
+		assert_int_equal(buf[k], k);
+	assert_ok(c, assert_int_equal(guest_ld_sys(c, 0x5ffc, 8), 0x0b0a090807060504));
+	assert_ok(c, guest_st_sys(c, 0x5ffc, ~0ULL, 8));
+	assert_int_equal(get(r, 0x8000, 8), 0x0f0e0d0cffffffff);
+	put(r, PT + 6 * 8, 0, 8);
+	mmu_flush_page(c, 0x6000);
+	assert_fault(c, guest_probe(c, 0x5fff, 2, true), EXC_PF, W);
+}
+
 /* Seen to fail: with HOLD_STORE always set; with class_rights asked for CLASS_SUPER always. */
 static void second_level_rights(void **state)
 {
@@ -554,7 +580,7 @@ int main(void)
 	    RIG_TEST(changed_entry),	   RIG_TEST(translate),
 	    RIG_TEST(locked_byte),	   RIG_TEST(second_level),
 	    RIG_TEST(second_level_pcid),   RIG_TEST(second_level_global),
-	    RIG_TEST(second_level_rights),
+	    RIG_TEST(second_level_rights), RIG_TEST(two_known_pages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
