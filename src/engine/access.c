@@ -284,12 +284,17 @@ static enum raw raw_word(struct engine_cpu *c, struct piece *p, uint8_t *buf, bo
 	return r;
 }
 
+static bool is_word(const struct piece *p)
+{
+	return p->len == 1 || p->len == 2 || p->len == 4 || p->len == 8;
+}
+
 /* One piece, read or written; RAW_MOVED after a revocation (words: nothing done; others: repeatable). */
 static enum raw raw_piece(struct engine_cpu *c, struct piece *p, uint8_t *buf, bool write)
 {
 	long left;
 
-	if (p->len == 1 || p->len == 2 || p->len == 4 || p->len == 8)
+	if (is_word(p))
 		return raw_word(c, p, buf, write);
 	left = write ? raw_copy(c, p->host, buf, p->len, p->seq) : raw_copy(c, buf, p->host, p->len, p->seq);
 	return left < 0 ? RAW_BAD : left ? RAW_MOVED : RAW_OK;
@@ -515,7 +520,7 @@ static enum raw rmw_frozen(struct engine_cpu *c, struct span *s, rmw_fn fn, uint
 	struct piece *lo = &s->p[0], *hi = &s->p[1];
 	uint8_t buf[8] = {0};
 	uint64_t new;
-	enum raw r, half = RAW_OK;
+	enum raw r, first = RAW_OK, half = RAW_OK;
 
 	stop_world(c);
 	r = span_touch(c, s);
@@ -529,13 +534,20 @@ static enum raw rmw_frozen(struct engine_cpu *c, struct span *s, rmw_fn fn, uint
 		new = fn(*old, src, flags);
 		memcpy(buf, &new, 8);
 		r = raw_piece(c, lo, buf, true);
-		if (r == RAW_OK)
+		if (r == RAW_MOVED && !is_word(lo)) { /* a part of it may be written: no way back */
+			first = half = RAW_MOVED;
+			r = RAW_OK;
+		} else if (r == RAW_OK) {
 			half = raw_piece(c, hi, buf + lo->len, true);
+		}
 	}
 	resume_world(c);
 	if (r != RAW_OK)
 		return r;
-	piece_told(c, lo, buf);
+	if (first != RAW_OK)
+		piece_io(c, lo, s->acc, buf, true);
+	else
+		piece_told(c, lo, buf);
 	if (half != RAW_OK) /* revoked between the halves: the second one is owed */
 		piece_io(c, hi, s->acc, buf + lo->len, true);
 	else

@@ -359,6 +359,39 @@ static void vectors_survive_kicks(void **state)
 	pthread_join(thread, NULL);
 }
 
+/* Three bytes on one page, five on another elsewhere: neither half is written twice from what a half wrote. */
+CODE(locked, "mov $0x600ffd, %ebx\n mov $30000, %ecx\n 1: lock add %rdi, (%rbx)\n dec %ecx\n jnz 1b\n hlt");
+
+/* Seen to fail with rmw_frozen starting over when the first half's copy was interrupted. */
+static void locked_on_two_pages_under_kicks(void **state)
+{
+	struct sigaction sa = {.sa_sigaction = kick_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	const uint64_t what = 0x123456789abcdef1;
+	struct kicker k = {.whom = pthread_self()};
+	struct rig *r = long_rig(state);
+	uint64_t sum = 0, seen;
+	pthread_t thread;
+
+	map(r, 0x600000, 0x50000);
+	map(r, 0x601000, 0x70000);
+	memcpy(r->ram + CODE_AT, locked, (size_t)(locked_end - locked));
+	sigaction(SIGUSR1, &sa, NULL);
+	kicked = r->c;
+	pthread_create(&thread, NULL, kick_all_the_time, &k);
+	for (unsigned n = 1; n <= 12; n++) {
+		r->c->gpr[RDI] = what;
+		r->c->rip = CODE_AT;
+		assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
+		memcpy(&seen, r->ram + 0x50ffd, 3);
+		memcpy((uint8_t *)&seen + 3, r->ram + 0x70000, 5);
+		sum += 30000 * what;
+		assert_int_equal(seen, sum);
+	}
+	atomic_store(&k.stop, true);
+	pthread_join(thread, NULL);
+	kicked = NULL;
+}
+
 /* -- Code that changes -- */
 
 /* A block that overwrites its own next instruction; the loop runs it translated from the first time. */
@@ -687,14 +720,23 @@ static void a_full_cache(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(tiers_agree),   cmocka_unit_test(vectors_survive_kicks),
-	    RIG_TEST(sees_its_own_stores),   RIG_TEST(sees_stores_through_an_alias),
-	    RIG_TEST(sees_the_vmm_s_stores), RIG_TEST(sees_new_mappings),
-	    RIG_TEST(sees_its_own_mappings), RIG_TEST(code_on_two_pages),
-	    RIG_TEST(global_pages_survive),  RIG_TEST(code_on_two_pages),
-	    RIG_TEST(sti_has_its_shadow),    RIG_TEST(sti_before_a_device),
-	    RIG_TEST(another_key),	     RIG_TEST(a_chain_stops),
-	    RIG_TEST(vanished_memory),	     RIG_TEST(a_full_cache),
+	    cmocka_unit_test(tiers_agree),
+	    cmocka_unit_test(vectors_survive_kicks),
+	    RIG_TEST(locked_on_two_pages_under_kicks),
+	    RIG_TEST(sees_its_own_stores),
+	    RIG_TEST(sees_stores_through_an_alias),
+	    RIG_TEST(sees_the_vmm_s_stores),
+	    RIG_TEST(sees_new_mappings),
+	    RIG_TEST(sees_its_own_mappings),
+	    RIG_TEST(code_on_two_pages),
+	    RIG_TEST(global_pages_survive),
+	    RIG_TEST(code_on_two_pages),
+	    RIG_TEST(sti_has_its_shadow),
+	    RIG_TEST(sti_before_a_device),
+	    RIG_TEST(another_key),
+	    RIG_TEST(a_chain_stops),
+	    RIG_TEST(vanished_memory),
+	    RIG_TEST(a_full_cache),
 	};
 
 	if (base_sig_enable())
