@@ -287,7 +287,7 @@ struct engine_cpu {
 #define SLOW_BREAK  4 /* DR7 or guest-debug breakpoints armed */
 #define SLOW_RF	    8
 #define SLOW_COUNT  16 /* engine_count is on */
-#define SLOW_WINDOW 32 /* want_window */
+#define SLOW_WINDOW 32 /* want_window, and IF may be set: from the instruction that sets it */
 #define SLOW_AC \
 	64 /* alignment is checked: CR0.AM, RFLAGS.AC, CPL 3 (set where RFLAGS, CR0 or CPL change) \
 		     */

@@ -451,6 +451,8 @@ static bool boundary_asks(struct engine_cpu *c, bool step)
 		c->exit = ENGINE_EXIT_WINDOW;
 		return true;
 	}
+	if (!(c->rflags & FLAG_IF)) /* whoever sets it asks for another look */
+		c->slow &= ~SLOW_WINDOW;
 	return false;
 }
 

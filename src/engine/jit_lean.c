@@ -78,7 +78,8 @@ static uint64_t lean_sysret(struct engine_cpu *c, unsigned key)
 	uint64_t flags = c->gpr[R11] & SYSRET_FLAGS, rip = c->gpr[RCX], entry;
 	uint16_t sel = c->star >> 48;
 
-	if (!(c->efer & EFER_SCE) || !c->code64 || c->cpl || !is_canonical(rip) ||
+	/* With an interrupt that waits for IF the handler has to tell. */
+	if (!(c->efer & EFER_SCE) || !c->code64 || c->cpl || !is_canonical(rip) || c->want_window ||
 	    flags & (FLAG_TF | FLAG_AC))
 		return 0;
 	entry = entry_of(c->jit, key & ~(unsigned)(JIT_KEY_CLASS | JIT_KEY_RING0), rip);

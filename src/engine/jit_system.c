@@ -54,14 +54,19 @@ static bool op_cld(struct making *m)
 
 /*
  * Between STI and the instruction behind it there is no head, so nobody comes in; should that one need C, jit_slow looks
- * whether the shadow was opened. Nobody can have been waiting for IF: with a wanted window nothing is translated.
+ * whether the shadow was opened. If somebody waits for IF, the handler tells.
  */
 static bool op_sti(struct making *m)
 {
+	struct jit_site *s;
 	uint8_t *over;
 
 	if (m->index + 1 >= m->t->n)
 		return false;
+	s = jit_site_new(m, SITE_CALL, 0);
+	e_gs(&m->e, 0x0fb6, false, H_RCX, CPU_OFF(want_window)); /* movzx */
+	e_jrcxz(&m->e, 5);
+	jit_jump_slow(m, s, NULL, 0);
 	load(m, H_RCX, RFLAGS);
 	e_pext(&m->e, H_R14, H_RCX, JIT_OFF(mask_not_if));
 	e_pdep(&m->e, H_R14, H_R14, JIT_OFF(mask_not_if));

@@ -81,6 +81,8 @@ void rflags_set(struct engine_cpu *c, uint64_t val)
 		slow |= SLOW_TF;
 	if (val & FLAG_RF)
 		slow |= SLOW_RF;
+	if (unlikely(c->want_window))
+		slow |= SLOW_WINDOW;
 	c->slow = slow;
 	if (changed & FLAG_VM) {
 		mode_update(c);

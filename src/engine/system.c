@@ -48,6 +48,8 @@ static void op_sti(struct engine_cpu *c, const struct insn *i)
 		if (!(c->rflags & FLAG_IF))
 			engine_set_shadow(c, ENGINE_SHADOW_STI);
 		c->rflags |= FLAG_IF;
+		if (unlikely(c->want_window))
+			c->slow |= SLOW_WINDOW;
 	} else if (has_vif(c) && !(c->rflags & FLAG_VIP)) {
 		c->rflags |= FLAG_VIF;
 	} else {
