@@ -106,7 +106,7 @@ void native_take_signals(void);
 void native_run(const struct tstate *in, struct outcome *out);
 extern void (*native_on_crash)(void);	   /* called before the program ends on a signal of its own */
 extern uint8_t *native_code, *native_data; /* writable aliases */
-/* Bumped about 20 times a second; the engine's poll looks too. */
+/* Bumped about 20 times a second of CPU time; the engine's poll looks too. */
 extern _Atomic unsigned watchdog_ticks;
 
 /* -- Engine sides -- */

@@ -200,7 +200,7 @@ void diff_handler(int sig, siginfo_t *info, void *ucontext)
 {
 	ucontext_t *uc = ucontext;
 
-	if (sig == SIGALRM)
+	if (sig == SIGPROF)
 		on_tick(uc);
 	else if (phase == RUNNING)
 		finish(uc, sig == SIGSYS ? END_ODD : uc->uc_mcontext.gregs[REG_TRAPNO]);
@@ -275,7 +275,7 @@ static void load_ldt(void)
 void native_take_signals(void)
 {
 	static bool again;
-	static const int sigs[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGALRM};
+	static const int sigs[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGPROF};
 	static uint8_t stack[1 << 18] __attribute__((aligned(64)));
 	stack_t ss = {.ss_sp = stack, .ss_size = sizeof(stack)};
 
@@ -285,7 +285,7 @@ void native_take_signals(void)
 		    .handler = diff_entry,
 		    .flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | 0x04000000,
 		    .restorer = diff_restorer,
-		    .mask = sigs[n] == SIGALRM ? 0 : 1ULL << (SIGALRM - 1),
+		    .mask = sigs[n] == SIGPROF ? 0 : 1ULL << (SIGPROF - 1),
 		};
 
 		must(!syscall(SYS_rt_sigaction, sigs[n], &k, again ? NULL : &old_action[sigs[n]], 8),
@@ -310,11 +310,12 @@ static void forbid_syscalls(void)
 	must(!prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog), "seccomp");
 }
 
+/* By CPU time: a process that others keep from running is not late. */
 static void start_watchdog(void)
 {
 	struct itimerval it = {{0, 50000}, {0, 50000}};
 
-	setitimer(ITIMER_REAL, &it, NULL);
+	setitimer(ITIMER_PROF, &it, NULL);
 }
 
 void native_init(void)
