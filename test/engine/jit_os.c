@@ -232,9 +232,11 @@ static void scatter(struct rig *r)
 
 static void prepare(struct rig *r, unsigned k, uint64_t count, uint64_t from, uint64_t to, uint64_t flags)
 {
+	uint64_t *data = (uint64_t *)(r->ram + DATA_AT);
+
 	put_code(r, CODE_AT, strings[k].code, strings[k].end);
-	for (unsigned n = 0; n < STRING_PAGES * 4096; n++)
-		r->ram[DATA_AT + n] = (uint8_t)(n * 37 ^ n >> 8);
+	for (unsigned n = 0; n < STRING_PAGES * 512; n++)
+		data[n] = (n + 1) * 0x9e3779b97f4a7c15ULL;
 	r->c->gpr[RSI] = DATA_AT + from;
 	r->c->gpr[RDI] = DATA_AT + to;
 	r->c->gpr[RCX] = count;
@@ -245,14 +247,15 @@ static void prepare(struct rig *r, unsigned k, uint64_t count, uint64_t from, ui
 
 static struct moved result(struct rig *r)
 {
+	const uint64_t *data = (const uint64_t *)(r->ram + DATA_AT);
 	struct moved m = {.rsi = r->c->gpr[RSI],
 			  .rdi = r->c->gpr[RDI],
 			  .rcx = r->c->gpr[RCX],
 			  .rip = r->c->rip,
 			  .rflags = r->c->rflags};
 
-	for (unsigned n = 0; n < STRING_PAGES * 4096; n++)
-		m.sum = m.sum * 31 + r->ram[DATA_AT + n];
+	for (unsigned n = 0; n < STRING_PAGES * 512; n++)
+		m.sum = m.sum * 0x100000001b3ULL + data[n];
 	return m;
 }
 
