@@ -367,6 +367,12 @@ static inline uint64_t jit_block_word(const struct engine_cpu *c, const struct j
 	return b->global ? jit_word(c) & JIT_MASK_GLOBAL : jit_word(c);
 }
 
+/* Its stamp: of the word with everything but the epoch 0, so that a request that comes now is seen at the next head. */
+static inline uint64_t jit_stamp(const struct engine_cpu *c, const struct jit_block *b)
+{
+	return -((uint64_t)(c->slow & ~SLOW_REASONS) << 32 & (b->global ? JIT_MASK_GLOBAL : ~0ULL));
+}
+
 /* -- jit_code.c -- */
 /* Maps the code memory at the first use; false: this cpu interprets. */
 bool jit_start(struct engine_cpu *c);

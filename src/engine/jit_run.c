@@ -119,8 +119,7 @@ static uint64_t enter_block(struct engine_cpu *c, struct jit_block *b)
 		}
 		return 0;
 	}
-	/* The word with everything but the epoch 0: a request that comes now is seen at the next head. */
-	j->stamp[id] = -((uint64_t)(c->slow & ~SLOW_REASONS) << 32 & (b->global ? JIT_MASK_GLOBAL : ~0ULL));
+	j->stamp[id] = jit_stamp(c, b);
 	return (uint64_t)j->rx + b->body;
 }
 

@@ -165,11 +165,41 @@ bool jit_tlb_fill(struct engine_cpu *c, uint64_t lin, unsigned size, bool write)
 	return copy_entry(c, lin, size, write);
 }
 
+/* True if a fetch from lin comes from the page `host` of late, which the translation cache still says. */
+static bool leads_to(struct engine_cpu *c, uint64_t lin, const uint8_t *host)
+{
+	enum mmu_class class = jit_class(c);
+
+	if (!tlb_has(c, lin, class, ACC_EXEC) && !tlb_reload(c, lin, class, ACC_EXEC))
+		return false;
+	return (uint8_t *)((lin & ~PAGE_OFFSET_MASK) + TLB_AT(c, lin)->addend) == host;
+}
+
+/*
+ * The head of a block that was compared in these contents, but under another word: another address space had its turn.
+ * As jit_slow's enter_block where nothing has changed; 0: it must look.
+ */
+static uint64_t enter_again(struct engine_cpu *c, const struct jit_block *b)
+{
+	struct jit *j = c->jit;
+
+	if (b->dead || b->contents != j->contents || !c->code64 || !jit_calm(c) || jit_key(c) != b->key)
+		return 0;
+	for (unsigned k = 0; k < b->npages; k++)
+		if (!leads_to(c, b->page[k].lin, b->page[k].host) ||
+		    (b->global && !jit_is_global(c, b->page[k].lin)))
+			return 0;
+	j->stamp[b - j->block] = jit_stamp(c, b);
+	return (uint64_t)j->rx + b->body;
+}
+
 uint64_t jit_fill(struct engine_cpu *c, uint32_t site)
 {
 	struct jit *j = c->jit;
 	const struct jit_site *s = &j->site[site];
 
+	if (s->kind == SITE_ENTRY)
+		return enter_again(c, &j->block[s->block]);
 	if (s->lean)
 		return jit_lean(c, s);
 	if ((s->kind != SITE_READ && s->kind != SITE_WRITE) || s->member ||
