@@ -213,7 +213,7 @@ struct jit_exit {
 struct jit {
 	/* -- What generated code reads: by gs -- */
 	uint64_t mask_index, mask_page, mask_jump, mask_global; /* for pext */
-	uint64_t self, helper, fill, slow_thunk, exit_thunk, enter_target;
+	uint64_t self, helper, head_helper, fill, slow_thunk, head_thunk, exit_thunk, enter_target;
 	uint64_t vector_out;  /* 0: the host's registers hold the guest's vector state; else c->fpu does */
 	uint64_t vector_wide; /* some block names masks, registers 16..31 or 512 bits */
 	uint32_t vector_want; /* jit_slow: to be loaded before its site goes on */
@@ -421,6 +421,8 @@ void jit_begin(struct engine_cpu *c);
 void jit_landed(struct engine_cpu *c);
 /* What generated code calls at a site, with all state in c; returns where to go on, 0 = leave. */
 uint64_t jit_slow(struct engine_cpu *c, uint32_t site);
+/* The same at the head of a block whose stamp is not the word. */
+uint64_t jit_head(struct engine_cpu *c, uint32_t block);
 
 /* -- jit_tlb.c -- */
 /* After c->tlb forgot everything, or everything but other generations. Async-signal-safe. */

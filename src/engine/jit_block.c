@@ -86,6 +86,7 @@ static void emit_stubs(struct making *m)
 {
 	for (unsigned k = 0; k < m->nstubs && !m->e.full; k++) {
 		uint32_t here = e_here(&m->e);
+		bool head;
 
 		if (m->stub[k].looks) {
 			emit_far(m, k);
@@ -93,9 +94,10 @@ static void emit_stubs(struct making *m)
 		}
 		if (m->stub[k].computes)
 			jit_slow_address(m, &m->stub[k].a, m->stub[k].delta);
+		head = m->j->site[m->stub[k].site].kind == SITE_ENTRY;
 		e8(&m->e, 0xb8 | H_RCX);
-		e32(&m->e, m->stub[k].site);
-		e_jmp_gs(&m->e, JIT_OFF(slow_thunk));
+		e32(&m->e, head ? m->block_id : m->stub[k].site);
+		e_jmp_gs(&m->e, head ? JIT_OFF(head_thunk) : JIT_OFF(slow_thunk));
 		if (m->e.full)
 			return;
 		if (m->stub[k].patch != NO_PATCH)

@@ -88,6 +88,7 @@ static void set_constants(struct engine_cpu *c)
 		j->mask_bit[k] = (16U << k) - 1;
 	j->self = (uint64_t)c;
 	j->helper = (uint64_t)jit_slow;
+	j->head_helper = (uint64_t)jit_head;
 	j->fill = (uint64_t)jit_fill;
 	j->vector_out = 1;
 	j->exit_id = JIT_NO_EXIT;

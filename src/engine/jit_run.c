@@ -324,8 +324,6 @@ uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
 	flags_in(c);
 	j->exit_id = JIT_NO_EXIT;
 	j->vector_want = s->vector;
-	if (s->kind == SITE_ENTRY)
-		return enter_block(c, b);
 	if (unlikely(s->behind_sti && j->sti_opened)) {
 		/* In its shadow, and perhaps about to leave: the careful way. */
 		j->sti_opened = 0;
@@ -344,6 +342,13 @@ uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
 		return (uint64_t)j->rx + s->again;
 	}
 	return call_handler(c, s, b);
+}
+
+uint64_t jit_head(struct engine_cpu *c, uint32_t block)
+{
+	flags_in(c);
+	c->jit->exit_id = JIT_NO_EXIT;
+	return enter_block(c, &c->jit->block[block]);
 }
 
 /* -- The loop -- */

@@ -282,6 +282,27 @@ static void emit_call(struct emit *e, uint32_t fn)
 	e_rr(e, 0x85, true, H_RAX, H_RAX);
 }
 
+/* To rax. */
+static void emit_go(struct emit *e)
+{
+	e_rr(e, OP_MOV_STORE, true, H_RAX, H_R15);
+	emit_restore(e);
+	e8(e, 0x41); /* jmp r15 */
+	e8(e, 0xff);
+	e8(e, 0xe0 | (H_R15 & 7));
+}
+
+/* ecx = block: as emit_slow, but no site is looked at, for there is one of these for each block in each epoch. */
+static void emit_head(struct emit *e, uint32_t leave)
+{
+	emit_save(e);
+	e_gs(e, OP_MOV_STORE, false, H_RCX, JIT_OFF(slow_site));
+	emit_save_vectors(e);
+	emit_call(e, JIT_OFF(head_helper));
+	e_jcc(e, 4, leave);
+	emit_go(e);
+}
+
 /* ecx = site, r14 = linear address; goes on where C says, or leaves. */
 static void emit_slow(struct emit *e, uint32_t leave)
 {
@@ -299,11 +320,7 @@ static void emit_slow(struct emit *e, uint32_t leave)
 	load = jump_unless_zero(e);
 	go = e_here(e);
 	jit_patch(e->j, filled, go);
-	e_rr(e, OP_MOV_STORE, true, H_RAX, H_R15);
-	emit_restore(e);
-	e8(e, 0x41); /* jmp r15 */
-	e8(e, 0xff);
-	e8(e, 0xe0 | (H_R15 & 7));
+	emit_go(e);
 	jit_patch(e->j, load, e_here(e));
 	e8(e, 0xe8);
 	e32(e, e->j->load_vectors - (e_here(e) + 4));
@@ -332,6 +349,8 @@ void jit_make_thunks(struct engine_cpu *c)
 	emit_load_vectors(&e);
 	j->slow_thunk = (uint64_t)j->rx + e_here(&e);
 	emit_slow(&e, leave);
+	j->head_thunk = (uint64_t)j->rx + e_here(&e);
+	emit_head(&e, leave);
 	base_bug_on(e.full);
 	j->enter = (void (*)(struct engine_cpu *, uint64_t))(uint64_t)j->rx;
 	j->used = j->thunks_end = (e_here(&e) + 63) & ~63U;
