@@ -420,6 +420,8 @@ static __attribute__((noinline)) void run_careful(struct engine_cpu *c)
 		count_retired(c, i, user);
 	c->rip = c->next_rip;
 	c->retired++;
+	if (c->jit)
+		c->jit->stats.cold++;
 	if (c->shadow)
 		c->slow |= SLOW_SHADOW;
 	careful_after(c);
