@@ -20,8 +20,6 @@ struct span {
 
 /* -- Raw accesses: one window each -- */
 
-enum raw { RAW_OK, RAW_MOVED, RAW_BAD };
-
 #define RAW_LD(name, text, mod)                                                                   \
 	static enum raw name(struct engine_cpu *c, const void *host, uint64_t seq, uint64_t *out) \
 	{                                                                                         \
@@ -153,6 +151,43 @@ long raw_copy(struct engine_cpu *c, uint8_t *dst, const uint8_t *src, size_t len
 			 : [seq] "r"(seq), [now] "m"(c->revoke_seq)
 			 : "cc", "memory");
 	return st == 2 ? -1 : (long)len;
+}
+
+enum raw raw_compare(struct engine_cpu *c, const uint8_t *host, const uint8_t *with, size_t len, uint64_t seq)
+{
+	uint64_t word;
+	long st;
+
+	/* Who is begun again finds the sequence moved. */
+	__asm__ volatile(
+	    "771: movl %[moved], %k[st]\n\t"
+	    "cmpq %[seq], %[now]\n\t"
+	    "jne 773f\n\t"
+	    "movl %[other], %k[st]\n"
+	    "775: subq $8, %[len]\n\t"
+	    "jb 776f\n\t"
+	    "movq (%[host]), %[word]\n\t"
+	    "cmpq (%[with]), %[word]\n\t"
+	    "leaq 8(%[host]), %[host]\n\t"
+	    "leaq 8(%[with]), %[with]\n\t"
+	    "je 775b\n\t"
+	    "jmp 773f\n"
+	    "776: addq $8, %[len]\n\t"
+	    "jz 772f\n"
+	    "777: movb (%[host]), %b[word]\n\t"
+	    "cmpb (%[with]), %b[word]\n\t"
+	    "jne 773f\n\t"
+	    "incq %[host]\n\t"
+	    "incq %[with]\n\t"
+	    "decq %[len]\n\t"
+	    "jnz 777b\n"
+	    "772: movl %[ok], %k[st]\n\t"
+	    "jmp 773f\n774: movl %[bad], %k[st]\n773:\n\t" WINDOW("771b", "772b", "774b", "771b")
+	    : [st] "=&r"(st), [host] "+r"(host), [with] "+r"(with), [len] "+r"(len), [word] "=&q"(word)
+	    : [seq] "r"(seq), [now] "m"(c->revoke_seq), [ok] "i"(RAW_OK), [moved] "i"(RAW_MOVED),
+	      [bad] "i"(RAW_BAD), [other] "i"(RAW_OTHER)
+	    : "cc", "memory");
+	return (enum raw)(uint32_t)st;
 }
 
 long raw_fill(struct engine_cpu *c, uint8_t *dst, uint64_t val, unsigned size, size_t count, uint64_t seq)
@@ -336,7 +371,7 @@ static void piece_io(struct engine_cpu *c, struct piece *p, unsigned acc, uint8_
 				piece_told(c, p, buf);
 			return;
 		case RAW_BAD: access_bad(c);
-		case RAW_MOVED: piece_translate(c, p, acc); break;
+		default: piece_translate(c, p, acc); /* RAW_MOVED */
 		}
 	}
 }

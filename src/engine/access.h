@@ -44,12 +44,19 @@ uint64_t ea_other(struct engine_cpu *c, const struct insn *i, uint64_t off, unsi
 bool is_canonical(uint64_t lin);
 _Noreturn void raise_seg(struct engine_cpu *c, unsigned seg); /* #SS(0) for SS, else #GP(0) */
 
+/* RAW_MOVED: host pointers were revoked; RAW_BAD: the host's mapping is gone; RAW_OTHER: see raw_compare. */
+enum raw { RAW_OK, RAW_MOVED, RAW_BAD, RAW_OTHER };
+
 /*
  * Bulk copies between guest pages and our memory, or guest and guest, inside one page each; at most 4 KiB.
  * Return the bytes not done (a revocation came between: translate again), or -1 for a host fault.
  */
 long raw_copy(struct engine_cpu *c, uint8_t *dst, const uint8_t *src, size_t len, uint64_t seq);
 long raw_fill(struct engine_cpu *c, uint8_t *dst, uint64_t val, unsigned size, size_t count, uint64_t seq);
+
+/* Compares len > 0 bytes of a guest page with `with`: RAW_OTHER if they differ. No vector registers. */
+enum raw raw_compare(struct engine_cpu *c, const uint8_t *host, const uint8_t *with, size_t len,
+		     uint64_t seq);
 
 static inline uint64_t ea_offset(const struct engine_cpu *c, const struct insn *i)
 {

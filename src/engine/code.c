@@ -28,7 +28,7 @@ struct engine_code {
 	_Atomic bool looking, looked; /* the timer is armed; it was at some time */
 };
 
-#define LOOK_NS 10000000
+#define LOOK_NS 50000000
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t val)
 {

@@ -113,7 +113,7 @@ void engine_set_tsc(struct engine_cpu *c, const _Atomic uint64_t *offset);
 /* Runs until an exit. The caller is inside base_sig_run_begin/end with engine_kick as its kick. */
 enum engine_exit engine_run(struct engine_cpu *c);
 /* The same for a caller who knows of nobody who wrote code since the last run ended. What was written all the same is seen
- * a little later (10 ms). */
+ * a little later (50 ms). */
 enum engine_exit engine_go_on(struct engine_cpu *c);
 /* Executes exactly one instruction (finishing one that stopped), then ENGINE_EXIT_STEPPED; or another exit.
  */

@@ -150,11 +150,11 @@ struct jit_block {
 	uint32_t step;	/* index of its first instruction in jit->step; one more follows the last */
 	uint16_t key;
 	uint8_t insns, npages, nranges, table;
-	bool global;	   /* its pages are */
-	bool dead;	   /* its bytes changed: another block has its place */
-	uint8_t in_vain;   /* times that a group could not be looked up */
-	uint8_t misses;	   /* times that one of its pages could not be fetched from */
-	uint64_t contents; /* jit->contents when the bytes were compared */
+	bool global;		   /* its pages are */
+	bool dead;		   /* its bytes changed: another block has its place */
+	uint8_t in_vain;	   /* times that a group could not be looked up */
+	uint8_t misses;		   /* times that one of its pages could not be fetched from */
+	uint64_t contents, spaces; /* jit's when the bytes were compared */
 	struct jit_code_page page[JIT_BLOCK_PAGES]; /* the first is RIP's */
 	struct jit_range range[JIT_RANGES];
 };
@@ -178,7 +178,7 @@ struct jit_step {
 #define JIT_NOWHERE INT32_MIN
 
 enum jit_lean { LEAN_NONE, LEAN_SYSCALL, LEAN_SYSRET };
-enum jit_site_kind { SITE_ENTRY, SITE_READ, SITE_WRITE, SITE_CALL };
+enum jit_site_kind { SITE_READ, SITE_WRITE, SITE_CALL };
 
 /* A place where generated code may leave: a memory access (its window is [start, end), restarted at start), an
  * instruction for the interpreter, or a block's head. */
@@ -213,7 +213,7 @@ struct jit_exit {
 struct jit {
 	/* -- What generated code reads: by gs -- */
 	uint64_t mask_index, mask_page, mask_jump, mask_global; /* for pext */
-	uint64_t self, helper, head_helper, fill, slow_thunk, head_thunk, exit_thunk, enter_target;
+	uint64_t self, helper, head_helper, again, fill, slow_thunk, head_thunk, exit_thunk, enter_target;
 	uint64_t vector_out;  /* 0: the host's registers hold the guest's vector state; else c->fpu does */
 	uint64_t vector_wide; /* some block names masks, registers 16..31 or 512 bits */
 	uint32_t vector_want; /* jit_slow: to be loaded before its site goes on */
@@ -255,8 +255,9 @@ struct jit {
 	uint32_t dropped;		  /* times that groups were forgotten */
 	uint64_t no_block[JIT_CROSSINGS]; /* RIPs at the end of a page that is followed by none */
 	uint64_t gs_outside;
-	uint8_t tlb_global[TLB_ENTRIES];	       /* beside c->tlb: the page is global */
-	uint64_t contents;			       /* goes up when somebody may have written any code */
+	uint8_t tlb_global[TLB_ENTRIES]; /* beside c->tlb: the page is global */
+	uint64_t contents;		 /* goes up when somebody may have written any code */
+	uint64_t spaces;		 /* and when an address space is entered for the first time */
 	uint32_t by_lin[JIT_PAGES], by_bit[JIT_PAGES]; /* lists of blocks: index + 1 */
 	uint64_t seen_seq; /* of revocations, at the last epoch that began for one */
 	uint32_t *bucket;  /* JIT_BUCKETS: index + 1 */
@@ -435,6 +436,8 @@ void jit_new_page(struct engine_cpu *c, uint64_t lin);
 /* What generated code calls first: fills the table for a site's access and returns where it begins again, or 0. Runs
  * with the guest's vector registers in the host's: this file is built without them. */
 uint64_t jit_fill(struct engine_cpu *c, uint32_t site);
+/* The same at a block's head. */
+uint64_t jit_again(struct engine_cpu *c, uint32_t block);
 /* -- jit_lean.c -- */
 /* Executes the instruction of a site that says which; where to go on, 0 = nothing is done yet. */
 uint64_t jit_lean(struct engine_cpu *c, const struct jit_site *s);
@@ -460,6 +463,12 @@ static inline void jit_no_globals(struct engine_cpu *c)
 static inline bool jit_is_global(const struct engine_cpu *c, uint64_t lin)
 {
 	return c->jit->tlb_global[(lin >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+}
+/* An address space is entered for the first time, or again after its end: its code is compared, whatever its pages. */
+static inline void jit_first_entered(struct engine_cpu *c)
+{
+	if (c->jit)
+		c->jit->spaces++;
 }
 /* No group's addend holds any more. Async-signal-safe. */
 void jit_drop_groups(struct jit *j);

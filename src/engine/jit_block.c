@@ -86,7 +86,6 @@ static void emit_stubs(struct making *m)
 {
 	for (unsigned k = 0; k < m->nstubs && !m->e.full; k++) {
 		uint32_t here = e_here(&m->e);
-		bool head;
 
 		if (m->stub[k].looks) {
 			emit_far(m, k);
@@ -94,10 +93,9 @@ static void emit_stubs(struct making *m)
 		}
 		if (m->stub[k].computes)
 			jit_slow_address(m, &m->stub[k].a, m->stub[k].delta);
-		head = m->j->site[m->stub[k].site].kind == SITE_ENTRY;
 		e8(&m->e, 0xb8 | H_RCX);
-		e32(&m->e, head ? m->block_id : m->stub[k].site);
-		e_jmp_gs(&m->e, head ? JIT_OFF(head_thunk) : JIT_OFF(slow_thunk));
+		e32(&m->e, m->stub[k].site);
+		e_jmp_gs(&m->e, JIT_OFF(slow_thunk));
 		if (m->e.full)
 			return;
 		if (m->stub[k].patch != NO_PATCH)
@@ -164,15 +162,19 @@ void jit_count(struct making *m)
 static void emit_head(struct making *m)
 {
 	struct emit *e = &m->e;
-	struct jit_site *s = jit_site_new(m, SITE_ENTRY, 0);
+	uint32_t over;
 
 	e_gs(e, OP_MOV_LOAD, true, H_RCX, CPU_WORD);
 	if (m->b->global)
 		e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_global));
 	e_gs(e, OP_MOV_LOAD, true, H_R14, JIT_OFF(stamp) + 8 * m->block_id);
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
-	e_jrcxz(e, 5);
-	jit_jump_slow(m, s, NULL, 0);
+	e_jrcxz(e, 13); /* the next two */
+	over = e_here(e);
+	e8(e, 0xb8 | H_RCX);
+	e32(e, m->block_id);
+	e_jmp_gs(e, JIT_OFF(head_thunk));
+	base_bug_on(!e->full && e_here(e) != over + 13);
 	m->b->body = e_here(e);
 }
 
@@ -317,6 +319,7 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 				  .insns = (uint8_t)m.t->n,
 				  .step = steps};
 	m.b->contents = j->contents;
+	m.b->spaces = j->spaces;
 	keep_pages(m.b, m.t);
 	m.e = (struct emit){.j = j, .p = j->rw + j->used, .end = j->rw + j->used + BLOCK_ROOM};
 	m.b->entry = j->used;

@@ -89,6 +89,7 @@ static void set_constants(struct engine_cpu *c)
 	j->self = (uint64_t)c;
 	j->helper = (uint64_t)jit_slow;
 	j->head_helper = (uint64_t)jit_head;
+	j->again = (uint64_t)jit_again;
 	j->fill = (uint64_t)jit_fill;
 	j->vector_out = 1;
 	j->exit_id = JIT_NO_EXIT;

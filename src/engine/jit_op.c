@@ -683,7 +683,8 @@ bool jit_op(struct making *m)
 	    m->d.in.meta.category == ZYDIS_CATEGORY_UNCOND_BR || m->d.in.meta.category == ZYDIS_CATEGORY_CALL)
 		return op_branch(m);
 	if (!copyable(&m->d.in))
-		return jit_bit_string(m) || jit_cmpxchg_pair(m) || jit_string_op(m) || jit_system_op(m) || jit_vector_op(m);
+		return jit_bit_string(m) || jit_cmpxchg_pair(m) || jit_string_op(m) || jit_system_op(m) ||
+		       jit_vector_op(m);
 	if (!sort_operands(m, &ops))
 		return jit_system_op(m);
 	if (mode && !jit_mode_same(m))

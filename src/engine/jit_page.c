@@ -2,7 +2,7 @@
 /*
  * Pages with translated code, and which blocks lie where. A block's bytes are compared when its page was stored to, and
  * whenever somebody else may have written (an epoch of the contents: at the start of a run, at a revocation, every
- * 10 ms). When only the meaning of addresses changed (INVLPG, another address space), it is enough to see that RIP
+ * 50 ms). When only the meaning of addresses changed (INVLPG, another address space), it is enough to see that RIP
  * still leads to the same host page.
  *
  * This vCPU's stores are seen because a page with compared code is in no table writable: the first store comes to the

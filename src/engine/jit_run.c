@@ -32,17 +32,19 @@ static enum same same_bytes(struct engine_cpu *c, struct jit_block *b, unsigned 
 			    uint64_t seq)
 {
 	const uint8_t *kept = c->jit->bytes + b->bytes;
-	uint8_t buf[PAGE_SIZE];
 
 	for (const struct jit_range *r = b->range; r < b->range + b->nranges; kept += r++->len) {
-		long left = r->page == k ? raw_copy(c, buf, host + r->off, r->len, seq) : 0;
-
-		if (left < 0 && !k)
-			access_bad(c);
-		if (left)
+		if (r->page != k)
+			continue;
+		switch (raw_compare(c, host + r->off, kept, r->len, seq)) {
+		case RAW_OK: break;
+		case RAW_OTHER: return OTHER;
+		case RAW_MOVED: return NOT_NOW;
+		case RAW_BAD:
+			if (!k)
+				access_bad(c);
 			return NOT_NOW;
-		if (r->page == k && memcmp(buf, kept, r->len))
-			return OTHER;
+		}
 	}
 	return SAME;
 }
@@ -68,7 +70,7 @@ static bool page_host(struct engine_cpu *c, const struct jit_block *b, unsigned 
 static enum same same_code(struct engine_cpu *c, struct jit_block *b)
 {
 	struct jit *j = c->jit;
-	bool old = j->contents != b->contents;
+	bool old = j->contents != b->contents || (!b->global && j->spaces != b->spaces);
 
 	for (unsigned k = 0; k < b->npages; k++) {
 		const uint8_t *host;
@@ -88,6 +90,7 @@ static enum same same_code(struct engine_cpu *c, struct jit_block *b)
 		jit_page_compared(c, b, k, host);
 	}
 	b->contents = j->contents;
+	b->spaces = j->spaces;
 	return SAME;
 }
 

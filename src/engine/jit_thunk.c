@@ -292,14 +292,22 @@ static void emit_go(struct emit *e)
 	e8(e, 0xe0 | (H_R15 & 7));
 }
 
-/* ecx = block: as emit_slow, but no site is looked at, for there is one of these for each block in each epoch. */
+/*
+ * ecx = block: as emit_slow, but no site is looked at, for there is one of these for each block in each epoch; and it counts
+ * on no vector state.
+ */
 static void emit_head(struct emit *e, uint32_t leave)
 {
+	uint32_t again;
+
 	emit_save(e);
 	e_gs(e, OP_MOV_STORE, false, H_RCX, JIT_OFF(slow_site));
+	emit_call(e, JIT_OFF(again));
+	again = e_jcc(e, 5, 0);
 	emit_save_vectors(e);
 	emit_call(e, JIT_OFF(head_helper));
 	e_jcc(e, 4, leave);
+	jit_patch(e->j, again, e_here(e));
 	emit_go(e);
 }
 

@@ -179,11 +179,13 @@ static bool leads_to(struct engine_cpu *c, uint64_t lin, const uint8_t *host)
  * The head of a block that was compared in these contents, but under another word: another address space had its turn.
  * As jit_slow's enter_block where nothing has changed; 0: it must look.
  */
-static uint64_t enter_again(struct engine_cpu *c, const struct jit_block *b)
+uint64_t jit_again(struct engine_cpu *c, uint32_t block)
 {
 	struct jit *j = c->jit;
+	const struct jit_block *b = &j->block[block];
 
-	if (b->dead || b->contents != j->contents || !c->code64 || !jit_calm(c) || jit_key(c) != b->key)
+	if (b->dead || (!b->global && b->spaces != j->spaces) || b->contents != j->contents || !c->code64 ||
+	    !jit_calm(c) || jit_key(c) != b->key)
 		return 0;
 	for (unsigned k = 0; k < b->npages; k++)
 		if (!leads_to(c, b->page[k].lin, b->page[k].host) ||
@@ -198,8 +200,6 @@ uint64_t jit_fill(struct engine_cpu *c, uint32_t site)
 	struct jit *j = c->jit;
 	const struct jit_site *s = &j->site[site];
 
-	if (s->kind == SITE_ENTRY)
-		return enter_again(c, &j->block[s->block]);
 	if (s->lean)
 		return jit_lean(c, s);
 	if ((s->kind != SITE_READ && s->kind != SITE_WRITE) || s->member ||

@@ -164,6 +164,7 @@ static SIGSAFE void tlb_clear(struct engine_cpu *c)
 /* A generation that no entry carries; every tag is cleared when the numbers run out. */
 static uint64_t new_generation(struct engine_cpu *c)
 {
+	jit_first_entered(c);
 	if (++c->tlb_gen > GEN_MAX) {
 		tlb_clear(c);
 		c->held_seq = NOTHING_HELD;
