@@ -36,26 +36,26 @@
 #include "engine/access.h"
 #include "engine/decode.h"
 
-#define JIT_CODE_SIZE	(64u << 20)
-#define JIT_BLOCKS	(1u << 16)
-#define JIT_SITES	(1u << 20)
-#define JIT_EXITS	(1u << 19)
-#define JIT_BUCKETS	(1u << 15)
+#define JIT_CODE_SIZE	(128u << 20)
+#define JIT_BLOCKS	(1u << 17)
+#define JIT_SITES	(1u << 21)
+#define JIT_EXITS	(1u << 20)
+#define JIT_BUCKETS	(1u << 17)
 #define JIT_CLASSES	3 /* privilege classes of the MMU */
 #define JIT_TLB		1024
 #define JIT_CROSSINGS	256
 #define JIT_TABLES	16	   /* of indirect targets: one per key */
-#define JIT_INSNS	(1u << 17) /* decoded instructions for the interpreter */
+#define JIT_INSNS	(1u << 18) /* decoded instructions for the interpreter */
 #define JIT_JUMPS	(1u << 16)
 #define JIT_LOCAL	96
-#define JIT_HEAT	(1u << 14)
-#define JIT_PAGES	4096 /* buckets of blocks by page */
+#define JIT_HEAT	(1u << 16)
+#define JIT_PAGES	16384 /* buckets of blocks by page */
 #define JIT_THRESHOLD	8    /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
 #define JIT_BLOCK_MAX	64   /* instructions */
 #define JIT_BLOCK_PAGES 4    /* pages that its code may lie on */
 #define JIT_RANGES	16   /* places in them */
 #define JIT_GROUPS	16
-#define JIT_STEPS	(1u << 21)
+#define JIT_STEPS	(1u << 22)
 #define JIT_IN_VAIN	64 /* times that a block's groups may not be looked up, before it is made without */
 #define JIT_CODE_PAGES	(1u << 22) /* bits of the filter of host pages with translated code */
 
