@@ -48,7 +48,7 @@
 #define JIT_INSNS	(1u << 18) /* decoded instructions for the interpreter */
 #define JIT_JUMPS	(1u << 16)
 #define JIT_LOCAL	96
-#define JIT_HEAT	(1u << 16)
+#define JIT_HEAT	(1u << 18)
 #define JIT_PAGES	16384 /* buckets of blocks by page */
 #define JIT_THRESHOLD	8    /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
 #define JIT_BLOCK_MAX	64   /* instructions */
