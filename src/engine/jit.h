@@ -50,10 +50,10 @@
 #define JIT_LOCAL	96
 #define JIT_HEAT	(1u << 18)
 #define JIT_PAGES	16384 /* buckets of blocks by page */
-#define JIT_THRESHOLD	8    /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
-#define JIT_BLOCK_MAX	64   /* instructions */
-#define JIT_BLOCK_PAGES 4    /* pages that its code may lie on */
-#define JIT_RANGES	16   /* places in them */
+#define JIT_THRESHOLD	16    /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
+#define JIT_BLOCK_MAX	64    /* instructions */
+#define JIT_BLOCK_PAGES 4     /* pages that its code may lie on */
+#define JIT_RANGES	16    /* places in them */
 #define JIT_GROUPS	16
 #define JIT_STEPS	(1u << 22)
 #define JIT_IN_VAIN	64 /* times that a block's groups may not be looked up, before it is made without */
