@@ -103,7 +103,10 @@ struct jit_tlb {
  * Pages that a few instructions share, tried before the table: minus the page's address (JIT_NO_PAGE: none) and what to
  * add. Both are known before the guest's address is, so the access does not wait for them.
  */
-#define JIT_NEAR 64
+#define JIT_NEAR	64
+#define JIT_HOLDS_LOCAL 1 /* pages that are not global, found since the address space was entered */
+#define JIT_HOLDS_LOW	2
+#define JIT_HOLDS_HIGH	4
 struct jit_near {
 	uint64_t neg[JIT_NEAR], add[JIT_NEAR];
 };
@@ -238,8 +241,9 @@ struct jit {
 		uint8_t class;
 		uint16_t index;
 		bool write;
-	} local[JIT_LOCAL]; /* entries of tlb that are not global */
-	unsigned nlocal;    /* JIT_LOCAL + 1: more than these */
+	} local[JIT_LOCAL];	    /* entries of tlb that are not global */
+	unsigned nlocal;	    /* JIT_LOCAL + 1: more than these */
+	uint8_t holds[JIT_CLASSES]; /* what may be in a class' tables: JIT_HOLDS_ */
 	/* -- The rest -- */
 	uint8_t *rw, *rx;
 	void (*enter)(struct engine_cpu *c, uint64_t code);

@@ -29,12 +29,16 @@ SIGSAFE void jit_drop_groups(struct jit *j)
 		((volatile uint64_t *)j->group)[k] = JIT_NO_ADDEND;
 }
 
+static SIGSAFE void near_clear(struct jit *j, unsigned class)
+{
+	no_pages(j->near[class][0].neg, JIT_NEAR);
+	no_pages(j->near[class][1].neg, JIT_NEAR);
+}
+
 SIGSAFE void jit_near_clear(struct jit *j)
 {
-	for (unsigned k = 0; k < JIT_CLASSES; k++) {
-		no_pages(j->near[k][0].neg, JIT_NEAR);
-		no_pages(j->near[k][1].neg, JIT_NEAR);
-	}
+	for (unsigned k = 0; k < JIT_CLASSES; k++)
+		near_clear(j, k);
 }
 
 SIGSAFE void jit_tlb_clear(struct engine_cpu *c)
@@ -48,6 +52,7 @@ SIGSAFE void jit_tlb_clear(struct engine_cpu *c)
 	for (unsigned k = 0; k < JIT_CLASSES; k++) {
 		no_pages(j->tlb[k].rneg, JIT_TLB);
 		no_pages(j->tlb[k].wneg, JIT_TLB);
+		j->holds[k] = 0;
 	}
 }
 
@@ -82,7 +87,11 @@ void jit_new_space(struct engine_cpu *c)
 		return;
 	set_generation(c);
 	jit_drop_groups(j);
-	jit_near_clear(j);
+	for (unsigned k = 0; k < JIT_CLASSES; k++) {
+		if (j->holds[k] & JIT_HOLDS_LOCAL)
+			near_clear(j, k);
+		j->holds[k] &= ~JIT_HOLDS_LOCAL;
+	}
 	for (unsigned k = 0; j->nlocal > JIT_LOCAL && k < JIT_CLASSES; k++)
 		no_local_pages(&j->tlb[k]);
 	for (unsigned k = 0; j->nlocal <= JIT_LOCAL && k < j->nlocal; k++) {
@@ -97,15 +106,22 @@ void jit_new_space(struct engine_cpu *c)
 	j->nlocal = 0;
 }
 
+static unsigned half_of(uint64_t lin)
+{
+	return lin >> 63 ? JIT_HOLDS_HIGH : JIT_HOLDS_LOW;
+}
+
 void jit_new_page(struct engine_cpu *c, uint64_t lin)
 {
 	if (!c->jit || !c->jit->rw)
 		return;
 	jit_page_moved(c, lin);
 	jit_drop_groups(c->jit);
-	jit_near_clear(c->jit);
-	for (unsigned k = 0; k < JIT_CLASSES; k++)
+	for (unsigned k = 0; k < JIT_CLASSES; k++) {
+		if (c->jit->holds[k] & half_of(lin))
+			near_clear(c->jit, k);
 		c->jit->tlb[k].rneg[index_of(lin)] = c->jit->tlb[k].wneg[index_of(lin)] = JIT_NO_PAGE;
+	}
 }
 
 /* An entry that the next address space may not see. */
@@ -138,6 +154,8 @@ static bool copy_entry(struct engine_cpu *c, uint64_t lin, unsigned size, bool w
 	if (!known(c, lin, size, write))
 		return false;
 	/* In this order: generated code on this thread only, but engine_kick may come between any two. */
+	c->jit->holds[jit_class(c)] |= half_of(lin) | (jit_is_global(c, lin) ? 0 : JIT_HOLDS_LOCAL);
+	atomic_signal_fence(memory_order_seq_cst);
 	(write ? t->wneg : t->rneg)[i] = JIT_NO_PAGE;
 	(write ? t->wadd : t->radd)[i] = e->addend;
 	(write ? t->wglobal : t->rglobal)[i] = jit_is_global(c, lin);
