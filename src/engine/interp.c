@@ -414,7 +414,7 @@ static __attribute__((noinline)) void run_careful(struct engine_cpu *c)
 		c->retired++;
 		leave(c, LEAVE_EXIT);
 	}
-	if (c->before.rf && c->next_rip == c->rip && i->rep != REP_NONE)
+	if ((c->before.rf || c->before.tf) && c->next_rip == c->rip && i->rep != REP_NONE)
 		rflags_set(c, c->rflags | FLAG_RF); /* a repeated instruction that goes on */
 	if (unlikely(c->slow & SLOW_COUNT) && (i->rep == REP_NONE || c->next_rip != c->rip))
 		count_retired(c, i, user);

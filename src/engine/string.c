@@ -262,8 +262,8 @@ static void cmps_one(struct engine_cpu *c, const struct insn *i)
 
 /*
  * Repeats `one` while it asks for more, up to a batch; each element but the last is counted as retired here.
- * A fault leaves the flags as they were before the instruction (SDM 2B, REP), so elements set them at the
- * end.
+ * A fault, and a trap between elements, leave the flags as they were before the instruction (SDM 2B, REP), so elements
+ * set them at the end.
  */
 static inline void batch(struct engine_cpu *c, const struct insn *i, insn_fn one)
 {
@@ -278,8 +278,7 @@ static inline void batch(struct engine_cpu *c, const struct insn *i, insn_fn one
 		one(c, i);
 		if (c->next_rip != c->rip)
 			return;
-		if (many)
-			c->rflags = before;
+		c->rflags = before;
 		if (--n == 0)
 			return;
 		c->retired++;

@@ -301,7 +301,7 @@ static bool run_some(const struct kind *k, const struct goal *goal, uint64_t sta
 		t_number = n;
 		rng_state = options.seed + n * 0x1000003;
 		good &= one(k, rnd());
-		if (n % 64 == 63 && reached(k, goal, base_now_ns() - start, n))
+		if (n % 64 == 63 && reached(k, goal, base_now_ns() - start, n - options.from))
 			break;
 	}
 	disturb_on(false);
