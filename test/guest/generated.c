@@ -34,8 +34,10 @@
 #define CALLS	  3
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define SLACK_KIB (1024 * 1024)
+#define ROUNDS	  8
 #else
 #define SLACK_KIB (24 * 1024)
+#define ROUNDS	  30 /* 16 fill the code cache */
 #endif
 
 /*
@@ -74,7 +76,7 @@ static uint64_t round_sum(uint32_t first)
 
 static void generated_code(void **state)
 {
-	struct torture t = torture_begin(30, UINT64_MAX);
+	struct torture t = torture_begin(ROUNDS, UINT64_MAX);
 	unsigned long after_some = 0;
 	struct kvm_regs r;
 	struct gu g;
