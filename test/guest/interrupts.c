@@ -157,7 +157,7 @@ static void pit_by_pic(void **state)
 	assert_out(e, 0xe3);
 	start = ru_ms();
 	assert_out(e, 0xe1);
-	assert_in_range(count(e), 60, 61);
+	assert_in_range(count(e), 60, 180); /* a guest that is slow to mask it is given the ticks it missed */
 	assert_in_range(ru_ms() - start, 20, 5000); /* 60 periods of 0.5 ms */
 }
 
