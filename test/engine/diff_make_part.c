@@ -628,8 +628,6 @@ static void begin(struct test *t, bool stay)
 			     : chance(70) ? 0x1000 - below(40)
 					  : 0x2000 - 1 - below(20);
 	random_state(&t->in, t->mode);
-	if (chance(2))
-		t->in.rflags |= 0x100; /* TF: a trap behind the first instruction, or its first repetition */
 	initial_stack(t);
 	t->in.rip = (is16(t->mode) ? 0 : CODE) + t->code_at;
 }
