@@ -76,12 +76,16 @@ static inline int ru_stop(struct ru *r)
 	return ru_join(r);
 }
 
-static inline uint64_t ru_ms(void)
+static inline uint64_t ru_ns(void)
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+static inline uint64_t ru_ms(void)
+{
+	return ru_ns() / 1000000;
 }
 
 /* Waits until the condition holds: 20 seconds at most, then the test program fails. */
