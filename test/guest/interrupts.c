@@ -77,15 +77,6 @@ static void handler(struct env *e, unsigned vector, const uint8_t *code, const u
 }
 #define HANDLER(e, vector, name) handler(e, vector, name, name##_end)
 
-static void enable_lapic(struct env *e)
-{
-	struct kvm_lapic_state l;
-
-	KU_CHECK(ioctl(e->g.cpu.fd, KVM_GET_LAPIC, &l) == 0);
-	memcpy(l.regs + 0xf0, &(uint32_t){0x1ff}, 4);
-	KU_CHECK(ioctl(e->g.cpu.fd, KVM_SET_LAPIC, &l) == 0);
-}
-
 static void begin(struct env *e, const uint8_t *code, const uint8_t *end, uint64_t rcx, uint64_t rdx)
 {
 	struct kvm_regs r;
@@ -201,7 +192,7 @@ static void start_route(struct env *e, unsigned pin, uint32_t entry)
 {
 	struct kvm_regs r;
 
-	enable_lapic(e);
+	gu_enable_lapic(&e->g.cpu);
 	BEGIN(e, route_and_wait, 1, entry);
 	ku_get_regs(&e->g.cpu, &r);
 	r.rdi = pin;
@@ -266,7 +257,7 @@ static void messages(void **state)
 	struct env *e = *state;
 
 	HANDLER(e, 0x32, isr_apic);
-	enable_lapic(e);
+	gu_enable_lapic(&e->g.cpu);
 	BEGIN(e, wait_hlt, 3, 0);
 	assert_int_equal(msi(e, 0xfee00000, 0x32), 1);
 	assert_int_equal(msi(e, 0xfee00000, 0x32), 1); /* one with the one that waits */
@@ -288,7 +279,7 @@ static void messages_to_a_running_guest(void **state)
 	volatile uint64_t *seen = (volatile uint64_t *)(e->g.vm.ram + GU_DATA);
 
 	HANDLER(e, 0x32, isr_tell);
-	enable_lapic(e);
+	gu_enable_lapic(&e->g.cpu);
 	BEGIN(e, wait_spin, 200, 0);
 	*seen = 0;
 	ru_start(&run);
@@ -327,7 +318,7 @@ static void irqfd_message(void **state)
 
 	HANDLER(e, 0x33, isr_apic);
 	HANDLER(e, 0x34, isr_apic);
-	enable_lapic(e);
+	gu_enable_lapic(&e->g.cpu);
 	route_msi(e, 100, 0x33);
 	assert_int_equal(ku_errno(e->g.vm.fd, KVM_IRQFD, &q), 0);
 	for (unsigned i = 0; i < 50; i++) {
@@ -398,7 +389,7 @@ static void timer(void **state)
 	uint64_t start;
 
 	HANDLER(e, 0x36, isr_apic);
-	enable_lapic(e);
+	gu_enable_lapic(&e->g.cpu);
 	BEGIN(e, start_timer, 1, 0x36);
 	ku_get_regs(&e->g.cpu, &r);
 	r.rsi = 312500; /* at 1 GHz / 16: 5 ms */
@@ -431,7 +422,7 @@ static void deadline(void **state)
 	assert_int_equal(ku_errno(e->g.cpu.fd, KVM_SET_CPUID2, c), 0);
 	free(c);
 	HANDLER(e, 0x36, isr_apic);
-	enable_lapic(e);
+	gu_enable_lapic(&e->g.cpu);
 	BEGIN(e, start_deadline, 10, 0x36 | 2 << 17);
 	assert_out(e, 0xe1);
 	assert_int_equal(count(e), 10);
@@ -452,7 +443,7 @@ static void task_priority(void **state)
 
 	NEEDS_BOUNDARIES();
 	HANDLER(e, 0x3e, isr_apic);
-	enable_lapic(e);
+	gu_enable_lapic(&e->g.cpu);
 	BEGIN(e, raise_lower, 0, 0);
 	assert_out(e, 0xe3);
 	assert_int_equal(e->g.cpu.run->cr8, 3);
@@ -476,7 +467,7 @@ static void highest_first(void **state)
 	NEEDS_BOUNDARIES();
 	HANDLER(e, 0x21, isr_order);
 	HANDLER(e, 0x3f, isr_order_high);
-	enable_lapic(e);
+	gu_enable_lapic(&e->g.cpu);
 	BEGIN(e, sti_wait, 0, 0);
 	assert_int_equal(msi(e, 0xfee00000, 0x21), 1);
 	assert_int_equal(msi(e, 0xfee00000, 0x3f), 1);
