@@ -270,8 +270,7 @@ struct engine_cpu {
 	struct tlb_entry tlb[TLB_ENTRIES];
 	struct stlb_entry stlb[STLB_SETS][2];
 	struct ptlb_entry ptlb[PTLB_ENTRIES];
-	uint64_t
-	    held_seq; /* the revoke_seq that stlb and ptlb belong to: who looks there empties them if it moved */
+	uint64_t held_seq;	 /* revoke_seq that stlb and ptlb belong to (tlb_hold) */
 	uint64_t pcid_gen[64];	 /* PCID -> tlb generation */
 	uint64_t tlb_global_gen; /* generation of global pages in stlb */
 	bool tlb_large;		 /* some entry stems from a large page: INVLPG flushes all */

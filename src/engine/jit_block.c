@@ -262,7 +262,7 @@ static bool room(const struct jit *j)
 	       j->bytes_used + JIT_BLOCK_MAX * 15 < JIT_BYTES;
 }
 
-/* Its pages hold what was read there. */
+/* Keeps where its pages are. */
 static void keep_pages(struct jit_block *b, const struct trace *t)
 {
 	b->global = true;

@@ -63,7 +63,7 @@ static void unmap_all(struct jit *j)
 	j->rw = NULL;
 }
 
-/* pext masks: page number, table index, jump table index. */
+/* What generated code finds at its start: constants, for the most part. */
 static void set_constants(struct engine_cpu *c)
 {
 	struct jit *j = c->jit;

@@ -206,7 +206,7 @@ bool jit_mode_loop(struct making *m);
 /* -- jit_string.c: REP MOVS and REP STOS -- */
 bool jit_string_op(struct making *m);
 
-/* -- jit_system.c: privileged ones, and PUSHF -- */
+/* -- jit_system.c: a kernel's everyday ones -- */
 bool jit_system_op(struct making *m);
 
 /* -- jit_access.c -- */

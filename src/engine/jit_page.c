@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Pages with translated code, and which blocks lie where. A block's bytes are compared when its page was stored to, and
- * whenever somebody else may have written (an epoch of the contents: at the start of a run, at a revocation, every
- * 50 ms). When only the meaning of addresses changed (INVLPG, another address space), it is enough to see that RIP
- * still leads to the same host page.
+ * Pages with translated code, and which blocks lie where. A block's bytes are compared when one of its pages was stored
+ * to, whenever somebody else may have written (an epoch of the contents: engine_run, code_serialize, a revocation, every
+ * 50 ms), and, unless its pages are global, when a new address space has begun. When only the meaning of addresses changed
+ * (INVLPG, another address space), it is enough to see that each of its pages, up to JIT_BLOCK_PAGES, still leads to the
+ * same host page.
  *
  * This vCPU's stores are seen because a page with compared code is in no table writable: the first store comes to the
  * slow path, where the page's blocks are marked and the page is let go; the next comparison takes it back.
@@ -20,7 +21,7 @@ static uint32_t *bit_bucket(struct jit *j, unsigned bit)
 	return &j->by_bit[(bit ^ bit >> 12) & (JIT_PAGES - 1)];
 }
 
-/* Whoever may write to the page now must ask again; other pages of the same bit, too. */
+/* Whoever may write to a page of this bit now must ask again. */
 static void protect(struct engine_cpu *c, unsigned bit)
 {
 	c->jit->code_pages[bit / 64] |= BIT(bit % 64);

@@ -411,7 +411,7 @@ static struct jit_block *block_here(struct engine_cpu *c)
 	return b;
 }
 
-/* No block here: cold, or nothing to translate (an instruction on two pages), behind which there may be a block. */
+/* No block here: cold, or nothing to translate (an instruction that is not whole), behind which there may be a block. */
 static void run_without(struct engine_cpu *c)
 {
 	if (!jit_may(c) || *jit_heat(c->jit, jit_lin(c)) < jit_threshold) {

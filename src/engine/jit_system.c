@@ -3,7 +3,7 @@
  * Instructions of a kernel's everyday work. What they change lives in struct engine_cpu; the guest's arithmetic flags
  * stay in EFLAGS, so a bit is set by LEA, where it is known to be clear, and cleared by PEXT and PDEP.
  *
- * Only at CPL 0, by the block's key: elsewhere IOPL and others have a say, and the handlers know about that.
+ * What IOPL and others have a say about is translated for CPL 0 only, by the block's key: elsewhere the handlers know.
  */
 #include "engine/jit_emit.h"
 

@@ -94,7 +94,6 @@ void seg_load_tr(struct engine_cpu *c, uint16_t sel);
 bool seg_lar(struct engine_cpu *c, uint16_t sel, uint32_t *out);
 bool seg_lsl(struct engine_cpu *c, uint16_t sel, uint32_t *out);
 bool seg_verify(struct engine_cpu *c, uint16_t sel, bool write);
-/* Recomputes c->seg_flat[s]. */
 /* What SYSCALL and SYSRET load; and the flags that SYSRET does. */
 #define FAST_CODE64 (SEG_G | SEG_L | SEG_P | SEG_S | 11)
 #define FAST_DATA   (SEG_G | SEG_DB | SEG_P | SEG_S | 3)
@@ -102,6 +101,7 @@ bool seg_verify(struct engine_cpu *c, uint16_t sel, bool write);
 #define SYSRET_FLAGS                                                                                       \
 	(FLAGS_ARITH | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_VIF | FLAG_VIP | \
 	 FLAG_ID)
+/* Recomputes what c->seg_flat and c->seg_room say of the segment. */
 void seg_flat_update(struct engine_cpu *c, enum seg s);
 
 /* 1 while an event other than a software interrupt is being delivered: the EXT bit of error codes. */
