@@ -93,9 +93,7 @@ static void emit_stubs(struct making *m)
 		}
 		if (m->stub[k].computes)
 			jit_slow_address(m, &m->stub[k].a, m->stub[k].delta);
-		e8(&m->e, 0xb8 | H_RCX);
-		e32(&m->e, m->stub[k].site);
-		e_jmp_gs(&m->e, JIT_OFF(slow_thunk));
+		e_leave(&m->e, m->stub[k].site, JIT_OFF(slow_thunk));
 		if (m->e.full)
 			return;
 		if (m->stub[k].patch != NO_PATCH)
@@ -137,9 +135,7 @@ static void emit_exits(struct making *m)
 {
 	for (uint32_t k = m->first_exit; k < m->j->nexits && !m->e.full; k++) {
 		jit_patch(m->j, m->j->exit[k].patch, e_here(&m->e));
-		e8(&m->e, 0xb8 | H_RCX);
-		e32(&m->e, k);
-		e_jmp_gs(&m->e, JIT_OFF(exit_thunk));
+		e_leave(&m->e, k, JIT_OFF(exit_thunk));
 	}
 }
 
@@ -169,11 +165,9 @@ static void emit_head(struct making *m)
 		e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_global));
 	e_gs(e, OP_MOV_LOAD, true, H_R14, JIT_OFF(stamp) + 8 * m->block_id);
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
-	e_jrcxz(e, 13); /* the next two */
+	e_jrcxz(e, 13);
 	over = e_here(e);
-	e8(e, 0xb8 | H_RCX);
-	e32(e, m->block_id);
-	e_jmp_gs(e, JIT_OFF(head_thunk));
+	e_leave(e, m->block_id, JIT_OFF(head_thunk));
 	base_bug_on(!e->full && e_here(e) != over + 13);
 	m->b->body = e_here(e);
 }

@@ -172,6 +172,13 @@ void e_jmp_gs(struct emit *e, uint32_t off)
 	e32(e, off);
 }
 
+void e_leave(struct emit *e, uint32_t n, uint32_t off)
+{
+	e8(e, 0xb8 | H_RCX);
+	e32(e, n);
+	e_jmp_gs(e, off);
+}
+
 uint32_t e_jmp(struct emit *e, uint32_t to)
 {
 	uint32_t at;

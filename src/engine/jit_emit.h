@@ -85,6 +85,8 @@ void e_sarx(struct emit *e, unsigned reg, unsigned rm, unsigned count);
 void e_shlx(struct emit *e, unsigned reg, unsigned rm, unsigned count);
 /* crc32 reg, rm of 8 bytes: no flags */
 void e_crc32(struct emit *e, unsigned reg, unsigned rm);
+/* mov ecx, n; jmp gs:[off]: to a thunk, 13 bytes */
+void e_leave(struct emit *e, uint32_t n, uint32_t off);
 /* jmp gs:[off] */
 void e_jmp_gs(struct emit *e, uint32_t off);
 /* jmp rel32 to a code offset; returns the offset of the rel32 */

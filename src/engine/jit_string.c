@@ -68,10 +68,10 @@ static struct jit_site *emit_page(struct making *m, const struct string *t, int 
 	return s;
 }
 
-/* reg -= r, which is r14 or r15, and changes it. */
+/* reg -= r, which it changes. */
 static void emit_less(struct emit *e, unsigned reg, unsigned r)
 {
-	e_bytes(e, r == H_R14 ? "\x49\xf7\xd6" : "\x49\xf7\xd7", 3); /* not */
+	e_not(e, r);
 	e_lea_full(e, true, false, reg, (int)reg, (int)r, 0, 1);
 }
 
@@ -117,9 +117,7 @@ static void emit_fault(struct making *m, const struct string *t, struct jit_site
 {
 	rep->slow = e_here(&m->e);
 	emit_back(m, t);
-	e8(&m->e, 0xb8 | H_RCX);
-	e32(&m->e, (uint32_t)(rep - m->j->site));
-	e_jmp_gs(&m->e, JIT_OFF(slow_thunk));
+	e_leave(&m->e, (uint32_t)(rep - m->j->site), JIT_OFF(slow_thunk));
 }
 
 /* -- The instruction -- */

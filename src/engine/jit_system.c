@@ -248,7 +248,7 @@ static void emit_canonical(struct making *m, unsigned r)
 	e_mov_imm(e, H_RCX, 16);
 	e_shlx(e, H_R14, r, H_RCX);
 	e_sarx(e, H_R14, H_R14, H_RCX);
-	e_bytes(e, "\x49\xf7\xd6", 3); /* not r14: no flags */
+	e_not(e, H_R14);
 	e_lea_full(e, true, false, H_RCX, (int)r, H_R14, 0, 1);
 }
 
