@@ -64,6 +64,12 @@ void jit_jump_far(struct making *m, const struct jit_site *s, uint32_t patch, co
 	m->stub[m->nstubs - 1].back = back;
 }
 
+void jit_need_zero(struct making *m, const struct jit_site *s)
+{
+	e_jrcxz(&m->e, 5);
+	jit_jump_slow(m, s, NULL, 0);
+}
+
 void jit_only_slow(struct making *m, const struct jit_site *s, const struct address *a)
 {
 	stub_new(m, s, NO_PATCH, a, 0);

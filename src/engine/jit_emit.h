@@ -236,6 +236,8 @@ void jit_jump_slow(struct making *m, const struct jit_site *s, const struct addr
 /* The same for a stub that looks the page up in the table, and goes on at `back`. */
 void jit_jump_far(struct making *m, const struct jit_site *s, uint32_t patch, const struct address *a,
 		  int64_t delta, uint32_t back);
+/* On if rcx is 0, else to the site's slow stub. */
+void jit_need_zero(struct making *m, const struct jit_site *s);
 /* A slow stub that only the fault hook goes to. */
 void jit_only_slow(struct making *m, const struct jit_site *s, const struct address *a);
 /* Emits a patchable exit to a guest address. */

@@ -20,13 +20,6 @@ struct string {
 
 /* -- Parts -- */
 
-/* To the interpreter unless rcx is 0. */
-static void need_zero(struct making *m, const struct jit_site *s)
-{
-	e_jrcxz(&m->e, 5);
-	jit_jump_slow(m, s, NULL, 0);
-}
-
 /* Returns the jump that a count of 0 takes. */
 static uint32_t emit_start(struct making *m)
 {
@@ -40,10 +33,10 @@ static uint32_t emit_start(struct making *m)
 	idle = e_jmp(e, 0);
 	e_lea(e, H_RCX, H_RCX, -1);
 	e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_page));
-	need_zero(m, s);
+	jit_need_zero(m, s);
 	e_gs(e, OP_MOV_LOAD, true, H_RCX, CPU_OFF(rflags));
 	e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_df));
-	need_zero(m, s);
+	jit_need_zero(m, s);
 	return idle;
 }
 

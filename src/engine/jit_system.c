@@ -34,6 +34,18 @@ static void add_to(struct making *m, uint32_t off, int32_t by)
 	store(m, H_RCX, off);
 }
 
+/* On if CR4 has the bit (or has not), else to the interpreter. */
+static void need_cr4(struct making *m, uint32_t mask, bool set)
+{
+	struct jit_site *s = jit_site_new(m, SITE_CALL, 0);
+
+	load(m, H_RCX, CPU_OFF(cr4));
+	e_pext(&m->e, H_RCX, H_RCX, mask);
+	if (set)
+		e_lea(&m->e, H_RCX, H_RCX, -1);
+	jit_need_zero(m, s);
+}
+
 static bool clear_flag(struct making *m, uint32_t mask_not)
 {
 	load(m, H_RCX, RFLAGS);
@@ -65,8 +77,7 @@ static bool op_sti(struct making *m)
 		return false;
 	s = jit_site_new(m, SITE_CALL, 0);
 	e_gs(&m->e, 0x0fb6, false, H_RCX, CPU_OFF(want_window)); /* movzx */
-	e_jrcxz(&m->e, 5);
-	jit_jump_slow(m, s, NULL, 0);
+	jit_need_zero(m, s);
 	load(m, H_RCX, RFLAGS);
 	e_pext(&m->e, H_R14, H_RCX, JIT_OFF(mask_not_if));
 	e_pdep(&m->e, H_R14, H_R14, JIT_OFF(mask_not_if));
@@ -113,19 +124,12 @@ static bool op_stac(struct making *m)
 
 static bool op_clac(struct making *m)
 {
-	struct jit_site *s;
-
 	if (!(m->c->feat.cr4_allowed & CR4_SMAP))
 		return false;
 	if ((m->b->key & JIT_KEY_CLASS) == JIT_CLASS_SMAP)
 		return true;
 	/* Without SMAP the class says nothing about AC. */
-	s = jit_site_new(m, SITE_CALL, 0);
-	load(m, H_RCX, CPU_OFF(cr4));
-	e_pext(&m->e, H_RCX, H_RCX, JIT_OFF(mask_smap));
-	e_lea(&m->e, H_RCX, H_RCX, -1);
-	e_jrcxz(&m->e, 5);
-	jit_jump_slow(m, s, NULL, 0);
+	need_cr4(m, JIT_OFF(mask_smap), true);
 	change_class(m, -(int32_t)FLAG_AC, JIT_CLASS_SMAP - JIT_CLASS_SUPER);
 	return true;
 }
@@ -149,19 +153,6 @@ static bool op_pushf(struct making *m)
 }
 
 /* -- Time -- */
-
-/* On if CR4 has the bit (or has not), else to the interpreter. */
-static void need_cr4(struct making *m, uint32_t mask, bool set)
-{
-	struct jit_site *s = jit_site_new(m, SITE_CALL, 0);
-
-	load(m, H_RCX, CPU_OFF(cr4));
-	e_pext(&m->e, H_RCX, H_RCX, mask);
-	if (set)
-		e_lea(&m->e, H_RCX, H_RCX, -1);
-	e_jrcxz(&m->e, 5);
-	jit_jump_slow(m, s, NULL, 0);
-}
 
 /* The host's, which waits for what stands before it where RDTSCP does, plus the guest's offset. */
 static bool op_rdtsc(struct making *m, bool p)
@@ -265,8 +256,7 @@ static bool op_write_base(struct making *m, enum seg seg)
 	if (m->d.in.operand_width == 64) {
 		s = jit_site_new(m, SITE_CALL, 0);
 		emit_canonical(m, r);
-		e_jrcxz(&m->e, 5);
-		jit_jump_slow(m, s, NULL, 0);
+		jit_need_zero(m, s);
 	} else {
 		e_rr(&m->e, OP_MOV_STORE, false, r, H_R15);
 		r = H_R15;
