@@ -26,6 +26,12 @@ static void keep(struct making *m, unsigned reg, uint32_t mask)
 	e_pdep(&m->e, reg, reg, mask);
 }
 
+/* The host register that guest register n is made in, for jit_reg_out with r15. */
+static unsigned reg_to(int n)
+{
+	return jit_in_memory(n) ? H_R15 : (unsigned)jit_host_of(n);
+}
+
 /* Adds to a word of the cpu; uses rcx. */
 static void add_to(struct making *m, uint32_t off, int32_t by)
 {
@@ -205,7 +211,7 @@ static bool op_mov_from_segment(struct making *m)
 		return true;
 	}
 	if (n >= 0) {
-		e_gs(&m->e, OP_MOVZX16, false, jit_in_memory(n) ? H_R15 : (unsigned)jit_host_of(n), sel);
+		e_gs(&m->e, OP_MOVZX16, false, reg_to(n), sel);
 		jit_reg_out(m, n, H_R15);
 		return true;
 	}
@@ -225,8 +231,7 @@ static bool op_read_base(struct making *m, enum seg seg)
 	if (m->d.in.operand_width == 16)
 		return false;
 	need_cr4(m, JIT_OFF(mask_fsgsbase), true);
-	e_gs(&m->e, OP_MOV_LOAD, m->d.in.operand_width == 64,
-	     jit_in_memory(n) ? H_R15 : (unsigned)jit_host_of(n), SEG_OFF(seg, base));
+	e_gs(&m->e, OP_MOV_LOAD, m->d.in.operand_width == 64, reg_to(n), SEG_OFF(seg, base));
 	jit_reg_out(m, n, H_R15);
 	return true;
 }
@@ -279,8 +284,7 @@ static bool op_mov_from_control(struct making *m)
 	case ZYDIS_REGISTER_CR4: off = CPU_OFF(cr4); break;
 	default: return false;
 	}
-	e_gs(&m->e, OP_MOV_LOAD, !(m->b->key & JIT_KEY_MODE),
-	     jit_in_memory(n) ? H_R15 : (unsigned)jit_host_of(n), off);
+	e_gs(&m->e, OP_MOV_LOAD, !(m->b->key & JIT_KEY_MODE), reg_to(n), off);
 	jit_reg_out(m, n, H_R15);
 	return true;
 }
