@@ -3,7 +3,7 @@
  * The thunks by which generated code is entered from C, leaves to C, and calls it.
  *
  * The guest's vector state is in the host's registers from the first vector instruction that finds it in c->fpu
- * (jit_vector_live) until C code runs that may use such registers: all of it but jit_fill.
+ * (jit_vector_live) until C code runs that may use such registers: all of it but jit_fill and jit_again, and what they call.
  */
 #include "engine/fpu.h"
 #include "engine/jit_emit.h"
@@ -269,7 +269,7 @@ static const uint8_t enter_push[] = {0x53, 0x55, 0x41, 0x54, 0x41,
 static const uint8_t leave_pop[] = {0x48, 0x83, 0xc4, 0x08, 0x41, 0x5f, 0x41, 0x5e,
 				    0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3};
 
-/* call gs:[fn](self, site) */
+/* call gs:[fn](self, site or block) */
 static void emit_call(struct emit *e, uint32_t fn)
 {
 	e_gs(e, OP_MOV_LOAD, true, H_RDI, JIT_OFF(self));
@@ -293,6 +293,22 @@ static void emit_go(struct emit *e)
 }
 
 /*
+ * Asks `first`, which leaves the guest's vector registers where they are; the jump that is taken if it finds the way. Else
+ * `then`, and on if that does.
+ */
+static uint32_t emit_ask(struct emit *e, uint32_t first, uint32_t then, uint32_t leave)
+{
+	uint32_t found;
+
+	emit_call(e, first);
+	found = e_jcc(e, 5, 0);
+	emit_save_vectors(e);
+	emit_call(e, then);
+	e_jcc(e, 4, leave);
+	return found;
+}
+
+/*
  * ecx = block: as emit_slow, but no site is looked at, for there is one of these for each block in each epoch; and it counts
  * on no vector state.
  */
@@ -302,11 +318,7 @@ static void emit_head(struct emit *e, uint32_t leave)
 
 	emit_save(e);
 	e_gs(e, OP_MOV_STORE, false, H_RCX, JIT_OFF(slow_site));
-	emit_call(e, JIT_OFF(again));
-	again = e_jcc(e, 5, 0);
-	emit_save_vectors(e);
-	emit_call(e, JIT_OFF(head_helper));
-	e_jcc(e, 4, leave);
+	again = emit_ask(e, JIT_OFF(again), JIT_OFF(head_helper), leave);
 	jit_patch(e->j, again, e_here(e));
 	emit_go(e);
 }
@@ -319,11 +331,7 @@ static void emit_slow(struct emit *e, uint32_t leave)
 	emit_save(e);
 	e_gs(e, OP_MOV_STORE, false, H_RCX, JIT_OFF(slow_site));
 	e_gs(e, OP_MOV_STORE, true, H_R14, JIT_OFF(lin));
-	emit_call(e, JIT_OFF(fill));
-	filled = e_jcc(e, 5, 0);
-	emit_save_vectors(e);
-	emit_call(e, JIT_OFF(helper));
-	e_jcc(e, 4, leave);
+	filled = emit_ask(e, JIT_OFF(fill), JIT_OFF(helper), leave);
 	e_gs(e, OP_MOV_LOAD, false, H_RCX, JIT_OFF(vector_want));
 	load = jump_unless_zero(e);
 	go = e_here(e);
