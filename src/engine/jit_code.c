@@ -148,9 +148,8 @@ void jit_flush(struct engine_cpu *c)
 {
 	struct jit *j = c->jit;
 
-	if (j->nblocks)
-		memset(j->bucket, 0, JIT_BUCKETS * sizeof(*j->bucket));
 	if (j->nblocks) {
+		memset(j->bucket, 0, JIT_BUCKETS * sizeof(*j->bucket));
 		memset(j->code_pages, 0, sizeof(j->code_pages));
 		memset(j->by_lin, 0, sizeof(j->by_lin));
 		memset(j->by_bit, 0, sizeof(j->by_bit));

@@ -23,6 +23,13 @@ static void flags_out(struct engine_cpu *c)
 	c->jit->flags = (c->rflags & 0xff) << 8 | (c->rflags >> 11 & 1);
 }
 
+/* Statistics: instructions before a site that c->retired has not heard of; minus those once it has been there. */
+static void count_owed(struct engine_cpu *c, int n)
+{
+	if (unlikely(c->jit->by_mnemonic))
+		c->retired += (uint64_t)(int64_t)n;
+}
+
 /* -- Blocks that must be looked at before they run -- */
 
 enum same { SAME, OTHER, NOT_NOW };
@@ -126,6 +133,12 @@ static uint64_t enter_block(struct engine_cpu *c, struct jit_block *b)
 	return (uint64_t)j->rx + b->body;
 }
 
+/* The block that runs may go on: its stamp is still that of the word. */
+static bool stamped(const struct engine_cpu *c, const struct jit_block *b)
+{
+	return jit_block_word(c, b) + c->jit->stamp[b - c->jit->block] == 0;
+}
+
 /* -- Sites -- */
 
 /* The exit by which the last block left leads to b from now on; an indirect branch finds it in the table. */
@@ -208,7 +221,6 @@ static const struct insn *insn_of(struct engine_cpu *c, const struct jit_block *
 static void execute(struct engine_cpu *c, const struct jit_block *b, struct jit_step *s)
 {
 	const struct insn *i = insn_of(c, b, s);
-	struct jit *j = c->jit;
 	uint64_t at = c->rip, base = c->seg[CS].base;
 
 	if (!i) {
@@ -221,8 +233,7 @@ static void execute(struct engine_cpu *c, const struct jit_block *b, struct jit_
 		c->rip = c->next_rip;
 		c->retired++;
 		/* A far transfer may lead to this RIP in another segment. */
-	} while (c->rip == at && c->seg[CS].base == base && c->mode_key == i->mode_key &&
-		 jit_block_word(c, b) + j->stamp[b - j->block] == 0);
+	} while (c->rip == at && c->seg[CS].base == base && c->mode_key == i->mode_key && stamped(c, b));
 }
 
 /* Executes the block's instruction number k by its handler. True if the block goes on behind it, and may. */
@@ -237,8 +248,7 @@ static bool step_over(struct engine_cpu *c, const struct jit_block *b, unsigned 
 	jit_go(c, rip_of(b, step_of(j, b, k)));
 	execute(c, b, step_of(j, b, k));
 	return next->at != JIT_NOWHERE && jit_lin(c) == rip_of(b, next) && jit_key(c) == key &&
-	       jit_base(c) == b->base && jit_may(c) && dropped == j->dropped &&
-	       jit_block_word(c, b) + j->stamp[b - j->block] == 0;
+	       jit_base(c) == b->base && jit_may(c) && dropped == j->dropped && stamped(c, b);
 }
 
 /* No look-up for a group: if that is the rule here, the block is made again without. */
@@ -275,10 +285,9 @@ static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, str
 	bool looks = s->kind != SITE_CALL && !s->member, on;
 	struct jit *j = c->jit;
 
-	if (unlikely(j->by_mnemonic)) {
+	if (unlikely(j->by_mnemonic))
 		jit_stats_site(j, s);
-		c->retired += (uint64_t)(int64_t)s->uncounted;
-	}
+	count_owed(c, s->uncounted);
 	do {
 		on = step_over(c, b, k);
 		if (on && k == s->index && looks && fill_after(c, s))
@@ -289,8 +298,7 @@ static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, str
 		on = false;
 	if (!on)
 		return go_on_at(c);
-	if (unlikely(j->by_mnemonic))
-		c->retired -= step_of(j, b, k)->uncounted;
+	count_owed(c, -step_of(j, b, k)->uncounted);
 	flags_out(c);
 	j->vector_want = step_of(j, b, k)->vector;
 	return (uint64_t)j->rx + step_of(j, b, k)->code;
@@ -308,14 +316,11 @@ static bool find_page(struct engine_cpu *c, const struct jit_site *s, const stru
 	if (!s->plain || s->own_size - 1U > (~lin & PAGE_OFFSET_MASK) || !is_canonical(lin))
 		return false;
 	jit_go(c, rip_of(b, step_of(j, b, s->index)));
-	if (unlikely(j->by_mnemonic))
-		c->retired += (uint64_t)(int64_t)s->uncounted;
+	count_owed(c, s->uncounted);
 	mmu_find(c, lin, s->own_write ? ACC_WRITE : ACC_READ, &p);
-	if (unlikely(j->by_mnemonic))
-		c->retired -= (uint64_t)(int64_t)s->uncounted;
+	count_owed(c, -s->uncounted);
 	/* A store to the block's own code: not from within. */
-	return jit_block_word(c, b) + j->stamp[s->block] == 0 &&
-	       jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE);
+	return stamped(c, b) && jit_tlb_fill(c, j->lin, s->size, s->kind == SITE_WRITE);
 }
 
 uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
@@ -331,8 +336,7 @@ uint64_t jit_slow(struct engine_cpu *c, uint32_t site)
 		/* In its shadow, and perhaps about to leave: the careful way. */
 		j->sti_opened = 0;
 		jit_go(c, rip_of(b, step_of(j, b, s->index)));
-		if (unlikely(j->by_mnemonic))
-			c->retired += (uint64_t)(int64_t)s->uncounted;
+		count_owed(c, s->uncounted);
 		engine_set_shadow(c, ENGINE_SHADOW_STI);
 		return 0;
 	}
