@@ -297,14 +297,16 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 {
 	struct jit *j = c->jit;
 	struct making m = {.c = c, .j = j, .t = j->trace};
+	unsigned key = jit_key(c);
+	uint64_t rip = jit_lin(c);
 	uint32_t sites, steps;
 
-	if (!room(j) || jit_table(j, jit_key(c)) < 0)
+	if (!room(j) || jit_table(j, key) < 0)
 		jit_flush(c);
 	if (!read_page(c, m.t))
 		return NULL;
-	m.t->alone = *jit_alone(j, jit_lin(c));
-	trace_make(c, m.t, *jit_plain(j, jit_lin(c)));
+	m.t->alone = *jit_alone(j, rip);
+	trace_make(c, m.t, *jit_plain(j, rip));
 	if (!m.t->n)
 		return NULL;
 	sites = j->nsites;
@@ -312,14 +314,14 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	m.first_exit = j->nexits;
 	m.block_id = j->nblocks;
 	m.b = &j->block[m.block_id];
-	*m.b = (struct jit_block){.rip = jit_lin(c),
+	*m.b = (struct jit_block){.rip = rip,
 				  .base = jit_base(c),
-				  .key = (uint16_t)jit_key(c),
-				  .table = (uint8_t)jit_table(j, jit_key(c)),
+				  .key = (uint16_t)key,
+				  .table = (uint8_t)jit_table(j, key),
 				  .insns = (uint8_t)m.t->n,
-				  .step = steps};
-	m.b->contents = j->contents;
-	m.b->spaces = j->spaces;
+				  .step = steps,
+				  .contents = j->contents,
+				  .spaces = j->spaces};
 	keep_pages(m.b, m.t);
 	m.e = (struct emit){.j = j, .p = j->rw + j->used, .end = j->rw + j->used + BLOCK_ROOM};
 	m.b->entry = j->used;
