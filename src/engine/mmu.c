@@ -61,6 +61,19 @@ static uint32_t fault_code(const struct engine_cpu *c, unsigned acc, enum mmu_cl
 
 /* -- Translation -- */
 
+bool mmu_known(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p)
+{
+	enum mmu_class class = access_class(c, acc);
+	uint64_t seq = walk_seq(c);
+
+	if (!c->long_mode)
+		lin = (uint32_t)lin;
+	if (!tlb_has(c, lin, class, acc) && !tlb_reload(c, lin, class, acc))
+		return false;
+	*p = (struct place){.host = (uint8_t *)(lin + TLB_AT(c, lin)->addend), .seq = seq};
+	return true;
+}
+
 bool mmu_try_fetch(struct engine_cpu *c, uint64_t lin, struct place *p)
 {
 	enum mmu_class class = access_class(c, ACC_EXEC);
@@ -68,10 +81,8 @@ bool mmu_try_fetch(struct engine_cpu *c, uint64_t lin, struct place *p)
 	struct engine_page page;
 	struct rights r;
 
-	if (tlb_has(c, lin, class, ACC_EXEC) || tlb_reload(c, lin, class, ACC_EXEC)) {
-		*p = (struct place){.seq = w.seq, .host = (uint8_t *)(lin + TLB_AT(c, lin)->addend)};
+	if (mmu_known(c, lin, ACC_EXEC, p))
 		return true;
-	}
 	if (walk_tables(c, &w) != WALK_OK)
 		return false;
 	r = class_rights(c, class, w.user, w.write, w.nx);
@@ -124,19 +135,6 @@ void mmu_translate(struct engine_cpu *c, uint64_t lin, unsigned acc, struct plac
 	}
 }
 
-bool mmu_known(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p)
-{
-	enum mmu_class class = access_class(c, acc);
-	uint64_t seq = walk_seq(c);
-
-	if (!c->long_mode)
-		lin = (uint32_t)lin;
-	if (!tlb_has(c, lin, class, acc) && !tlb_reload(c, lin, class, acc))
-		return false;
-	*p = (struct place){.host = (uint8_t *)(lin + TLB_AT(c, lin)->addend), .seq = seq};
-	return true;
-}
-
 void mmu_find(struct engine_cpu *c, uint64_t lin, unsigned acc, struct place *p)
 {
 	if (!mmu_known(c, lin, acc, p))
@@ -179,11 +177,6 @@ static uint64_t new_generation(struct engine_cpu *c)
 static uint64_t *pcid_slot(struct engine_cpu *c, unsigned pcid)
 {
 	return &c->pcid_gen[(pcid ^ (pcid >> 6)) & (ARRAY_SIZE(c->pcid_gen) - 1)];
-}
-
-static uint64_t current_generation(const struct engine_cpu *c)
-{
-	return (c->tlb_key & GEN_MASK) >> CLASS_BITS;
 }
 
 static unsigned current_pcid(const struct engine_cpu *c)
@@ -229,14 +222,14 @@ static void flush_page(struct engine_cpu *c, uint64_t lin, uint64_t gen)
 
 void mmu_flush_page(struct engine_cpu *c, uint64_t lin)
 {
-	flush_page(c, lin, current_generation(c));
+	flush_page(c, lin, mmu_generation(c));
 }
 
 void mmu_flush_page_of(struct engine_cpu *c, uint64_t lin, unsigned pcid)
 {
 	uint64_t known = *pcid_slot(c, pcid);
 
-	flush_page(c, lin, known >> 16 == pcid + 1 ? known & 0xffff : current_generation(c));
+	flush_page(c, lin, known >> 16 == pcid + 1 ? known & 0xffff : mmu_generation(c));
 }
 
 void mmu_new_cr3(struct engine_cpu *c, bool noflush)

@@ -35,6 +35,11 @@ struct found {
 	bool global, watched;
 };
 
+static void forget(struct tlb_entry *e)
+{
+	e->rtag = e->wtag = e->xtag = ~0ULL;
+}
+
 /* Caches the page, for data only if nobody is to hear of each access. */
 static void fill_first(struct engine_cpu *c, const struct found *f, enum mmu_class class)
 {
@@ -44,7 +49,7 @@ static void fill_first(struct engine_cpu *c, const struct found *f, enum mmu_cla
 	uint64_t tag = lin | (c->tlb_key & GEN_MASK) | class;
 	struct tlb_entry *e = TLB_AT(c, lin);
 
-	e->rtag = e->wtag = e->xtag = ~0ULL;
+	forget(e);
 	atomic_signal_fence(memory_order_seq_cst);
 	e->addend = (uint64_t)host - lin;
 	jit_tlb_inserted(c, lin, f->global);
@@ -57,7 +62,7 @@ static void fill_first(struct engine_cpu *c, const struct found *f, enum mmu_cla
 		e->xtag = tag;
 	atomic_signal_fence(memory_order_seq_cst);
 	if (walk_seq(c) != f->seq)
-		e->rtag = e->wtag = e->xtag = ~0ULL;
+		forget(e);
 }
 
 /* -- The second level -- */
@@ -113,7 +118,7 @@ void tlb_insert(struct engine_cpu *c, const struct walk *w, enum mmu_class class
 	    .watched =
 		(c->break_data && debug_page_watched(c, w->lin & ~PAGE_OFFSET_MASK)) || c->slow & SLOW_AC,
 	};
-	uint64_t gen = f.global ? c->tlb_global_gen : (c->tlb_key & GEN_MASK) >> CLASS_BITS;
+	uint64_t gen = f.global ? c->tlb_global_gen : mmu_generation(c);
 	struct stlb_entry *set = set_of(c, f.lin, gen);
 
 	f.hold |= (w->user ? HOLD_USER : 0) | (w->write ? HOLD_WRITE : 0) | (w->nx ? HOLD_NX : 0);
@@ -137,7 +142,7 @@ bool tlb_reload(struct engine_cpu *c, uint64_t lin, enum mmu_class class, unsign
 
 	if (c->held_seq != f.seq || unlikely(c->break_data || c->slow & SLOW_AC))
 		return false;
-	e = held(c, lin, (c->tlb_key & GEN_MASK) >> CLASS_BITS);
+	e = held(c, lin, mmu_generation(c));
 	if (!e) {
 		e = held(c, lin, c->tlb_global_gen);
 		f.global = true;
@@ -151,9 +156,7 @@ bool tlb_reload(struct engine_cpu *c, uint64_t lin, enum mmu_class class, unsign
 
 void tlb_forget_page(struct engine_cpu *c, uint64_t lin, uint64_t gen)
 {
-	struct tlb_entry *e = TLB_AT(c, lin);
-
-	e->rtag = e->wtag = e->xtag = ~0ULL;
+	forget(TLB_AT(c, lin));
 	drop(c, lin, gen);
 	drop(c, lin, c->tlb_global_gen);
 }

@@ -81,6 +81,12 @@ static inline struct rights class_rights(const struct engine_cpu *c, enum mmu_cl
 
 /* -- The translation cache (tlb.c) -- */
 
+/* That of the address space. */
+static inline uint64_t mmu_generation(const struct engine_cpu *c)
+{
+	return (c->tlb_key & GEN_MASK) >> CLASS_BITS;
+}
+
 /* c->tlb has the access. */
 static inline bool tlb_has(const struct engine_cpu *c, uint64_t lin, enum mmu_class class, unsigned acc)
 {
