@@ -5,10 +5,7 @@
  */
 #include "engine/system.h"
 
-#define CODE64 FAST_CODE64
 #define CODE32 (SEG_G | SEG_DB | SEG_P | SEG_S | 11)
-#define DATA32 FAST_DATA
-#define DPL3   FAST_DPL3
 
 static bool guest_is_amd(struct engine_cpu *c)
 {
@@ -36,7 +33,7 @@ void far_syscall(struct engine_cpu *c)
 		engine_raise(c, EXC_UD);
 	c->gpr[RCX] = c->next_rip;
 	c->gpr[R11] = flags & ~FLAG_RF;
-	enter(c, seg_fixed(sel, CODE64), seg_fixed(sel + 8, DATA32), c->code64 ? c->lstar : c->cstar);
+	enter(c, seg_fixed(sel, FAST_CODE64), seg_fixed(sel + 8, FAST_DATA), c->code64 ? c->lstar : c->cstar);
 	rflags_set(c, flags & ~(c->sfmask | FLAG_RF));
 	c->before.tf = c->rflags & FLAG_TF; /* a masked TF does not trap behind it */
 }
@@ -45,16 +42,16 @@ void far_sysret(struct engine_cpu *c, unsigned opsize)
 {
 	uint16_t sel = c->star >> 48;
 	uint64_t flags = c->gpr[R11] & SYSRET_FLAGS;
-	struct engine_seg ss = seg_fixed((sel + 8) | 3, DATA32 | DPL3);
+	struct engine_seg ss = seg_fixed((sel + 8) | 3, FAST_DATA | FAST_DPL3);
 
 	if (!(c->efer & EFER_SCE) || !c->code64)
 		engine_raise(c, EXC_UD);
 	if (c->cpl || (opsize == 8 && !control_is_canonical(c, c->gpr[RCX])))
 		engine_raise_err(c, EXC_GP, 0);
 	if (opsize == 8)
-		enter(c, seg_fixed((sel + 16) | 3, CODE64 | DPL3), ss, c->gpr[RCX]);
+		enter(c, seg_fixed((sel + 16) | 3, FAST_CODE64 | FAST_DPL3), ss, c->gpr[RCX]);
 	else
-		enter(c, seg_fixed(sel | 3, CODE32 | DPL3), ss, (uint32_t)c->gpr[RCX]);
+		enter(c, seg_fixed(sel | 3, CODE32 | FAST_DPL3), ss, (uint32_t)c->gpr[RCX]);
 	rflags_set(c, flags);
 }
 
@@ -69,7 +66,7 @@ void far_sysenter(struct engine_cpu *c)
 		engine_raise_err(c, EXC_GP, 0);
 	c->rflags = flags;
 	c->gpr[RSP] = c->long_mode ? c->sysenter_esp : (uint32_t)c->sysenter_esp;
-	enter(c, seg_fixed(sel, c->long_mode ? CODE64 : CODE32), seg_fixed(sel + 8, DATA32),
+	enter(c, seg_fixed(sel, c->long_mode ? FAST_CODE64 : CODE32), seg_fixed(sel + 8, FAST_DATA),
 	      c->long_mode ? c->sysenter_eip : (uint32_t)c->sysenter_eip);
 	rflags_set(c, flags);
 }
@@ -91,6 +88,6 @@ void far_sysexit(struct engine_cpu *c, unsigned opsize)
 		sel += 16;
 	}
 	c->gpr[RSP] = rsp;
-	enter(c, seg_fixed(sel | 3, (opsize == 8 ? CODE64 : CODE32) | DPL3),
-	      seg_fixed((sel + 8) | 3, DATA32 | DPL3), rip);
+	enter(c, seg_fixed(sel | 3, (opsize == 8 ? FAST_CODE64 : CODE32) | FAST_DPL3),
+	      seg_fixed((sel + 8) | 3, FAST_DATA | FAST_DPL3), rip);
 }

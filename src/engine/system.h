@@ -94,7 +94,7 @@ void seg_load_tr(struct engine_cpu *c, uint16_t sel);
 bool seg_lar(struct engine_cpu *c, uint16_t sel, uint32_t *out);
 bool seg_lsl(struct engine_cpu *c, uint16_t sel, uint32_t *out);
 bool seg_verify(struct engine_cpu *c, uint16_t sel, bool write);
-/* What SYSCALL and SYSRET load; and the flags that SYSRET does. */
+/* What SYSCALL and its like load; and the flags that SYSRET does. */
 #define FAST_CODE64 (SEG_G | SEG_L | SEG_P | SEG_S | 11)
 #define FAST_DATA   (SEG_G | SEG_DB | SEG_P | SEG_S | 3)
 #define FAST_DPL3   (3 << 5)
