@@ -191,15 +191,15 @@ static void mask_move(struct engine_cpu *c, const struct insn *i, const uint8_t 
 			engine_raise_err(c, EXC_AC, 0);
 		guest_probe(c, lin, 8, true);
 	}
-	for (unsigned n = 0; n < MM_LEN(i); n++) {
-		unsigned from = n, end = (n | 7) + 1;
+	for (unsigned from = 0, to; from < MM_LEN(i); from = to) {
+		unsigned end = (from | 7) + 1;
 
-		while (n < end && mask[n] & 0x80)
-			n++;
-		if (n == from)
-			continue;
-		guest_write(c, insn_part(c, i, from, n - from, true), data + from, n - from);
-		n--;
+		for (to = from; to < end && mask[to] & 0x80;)
+			to++;
+		if (to > from)
+			guest_write(c, insn_part(c, i, from, to - from, true), data + from, to - from);
+		else
+			to++;
 	}
 }
 
