@@ -390,7 +390,7 @@ static void env_load(struct engine_cpu *c, const struct insn *i, uint8_t *buf, u
 		for (unsigned at = 0; at < len; at += env_piece(i, at))
 			guest_read(c, insn_part(c, i, at, env_piece(i, at), false), buf + at,
 				   env_piece(i, at));
-	else if (len > 28)
+	else if (len > env_len(i))
 		guest_read(c, insn_ea(c, i, len, false), buf, len);
 	else
 		vaccess_ld(c, i, insn_ea(c, i, len, false), buf, len);
@@ -404,7 +404,7 @@ static void env_store(struct engine_cpu *c, const struct insn *i, const uint8_t 
 	env_align(c, i, lin);
 	if (likely(!insn_wraps(c, i, len))) {
 		lin = insn_ea(c, i, len, true);
-		if (len > 28)
+		if (len > env_len(i))
 			guest_write(c, lin, buf, len);
 		else
 			vaccess_st(c, i, lin, buf, len);

@@ -102,8 +102,8 @@ static uint64_t area_ea(struct engine_cpu *c, const struct insn *i, unsigned len
 	return insn_ea(c, i, len, write);
 }
 
-/* An FXSAVE image whose offset wraps is 16 bytes at a time. Returns false if it does not. */
-static bool legacy_wraps(struct engine_cpu *c, const struct insn *i, uint8_t *area, unsigned len, bool write)
+/* Moves an FXSAVE image whose offset wraps, 16 bytes at a time. False: it does not, or is not aligned, and nothing is done. */
+static bool move_wrapped(struct engine_cpu *c, const struct insn *i, uint8_t *area, unsigned len, bool write)
 {
 	uint64_t lin = insn_offset(c, i) + c->seg[i->seg].base;
 
@@ -128,7 +128,7 @@ static void op_fxsave(struct engine_cpu *c, const struct insn *i)
 	check_fx(c);
 	legacy_out(c, area, is_wide(i));
 	fpu_component_out(c->fpu, 1, area + 160, xmms(c));
-	if (legacy_wraps(c, i, area, len, true))
+	if (move_wrapped(c, i, area, len, true))
 		return;
 	lin = area_ea(c, i, LEGACY_SIZE, 16, true);
 	guest_probe(c, lin, LEGACY_SIZE, true);
@@ -140,7 +140,7 @@ static void op_fxrstor(struct engine_cpu *c, const struct insn *i)
 	uint8_t area[LEGACY_SIZE];
 
 	check_fx(c);
-	if (!legacy_wraps(c, i, area, LEGACY_SIZE, false))
+	if (!move_wrapped(c, i, area, LEGACY_SIZE, false))
 		guest_read(c, area_ea(c, i, LEGACY_SIZE, 16, false), area, LEGACY_SIZE);
 	check_mxcsr(c, area);
 	legacy_in(c, area, is_wide(i));
