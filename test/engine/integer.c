@@ -3,16 +3,12 @@
  *test/engine/diff's. make check T=engine/integer */
 #include <pthread.h>
 #include <stdint.h>
-#include <ucontext.h>
 
-#include "rig.h"
+#include "rig_code.h"
 
 #define CODE_AT 0x6000UL
 #define DATA_AT 0x40000UL
 
-#define CODE(name, text)                           \
-	extern const uint8_t name[], name##_end[]; \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
 #define LOAD(r, name) load(r, CODE_AT, name, name##_end)
 
 static void load(struct rig *r, uint64_t at, const uint8_t *code, const uint8_t *end)
@@ -22,31 +18,13 @@ static void load(struct rig *r, uint64_t at, const uint8_t *code, const uint8_t 
 	r->c->gpr[RSP] = 0x9000;
 }
 
-static void user_gates(struct rig *r)
-{
-	/* Every vector of the 64-bit IDT leads to a HLT at 0x8000 + vector. */
-	memset(r->ram + 0x8000, 0xf4, 256);
-	for (unsigned v = 0; v < 256; v++) {
-		uint64_t off = 0x8000 + v;
-
-		put(r, IDT + v * 16, (off & 0xffff) | (uint64_t)S_CODE64 << 16 | 0x8e00ULL << 32, 8);
-		put(r, IDT + v * 16 + 8, 0, 8);
-	}
-}
-
 static struct rig *long_rig(void **state)
 {
 	struct rig *r = *state;
 
 	rig_long(r, 0);
-	user_gates(r);
+	rig_gates(r);
 	return r;
-}
-
-/* The exception that the guest ended in. */
-static unsigned vector_of(struct rig *r)
-{
-	return r->c->rip - 1 - 0x8000;
 }
 
 /* -- Loop -- */
@@ -141,7 +119,7 @@ static void faults_on_the_second_page(void **state)
 	put(r, PT + 7 * 8, 0, 8);
 	mmu_flush_all(r->c);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_PF);
+	assert_int_equal(rig_vector(r), EXC_PF);
 	assert_int_equal(r->c->cr2, 0x7000);
 }
 
@@ -153,7 +131,7 @@ static void refuses_long_instructions(void **state)
 	put(r, CODE_AT + 15, 0x90, 1);
 	r->c->rip = CODE_AT;
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_GP);
+	assert_int_equal(rig_vector(r), EXC_GP);
 	r->c->rip = CODE_AT + 1; /* 15 bytes are fine */
 	put(r, CODE_AT + 16, 0xf4, 1);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
@@ -169,11 +147,11 @@ static void undefined_opcodes(void **state)
 
 	LOAD(r, undefined);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_UD);
+	assert_int_equal(rig_vector(r), EXC_UD);
 	assert_int_equal(get(r, 0x9000 - 40, 8), CODE_AT + 5);
 	LOAD(r, bad_lock);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_UD);
+	assert_int_equal(rig_vector(r), EXC_UD);
 }
 
 /* -- Devices -- */
@@ -212,21 +190,10 @@ static void code_in_a_device(void **state)
 /* Memory that the host took away: the exit, RIP at the instruction, and it works again when it is back. */
 CODE(touch, "mov $0x80000, %edi\n mov (%rdi), %rax\n hlt");
 
-/* cmocka has put its own handler in place of the library's. */
-static void segv_handler(int sig, siginfo_t *info, void *ucontext)
-{
-	greg_t *rip = &((ucontext_t *)ucontext)->uc_mcontext.gregs[REG_RIP];
-	uint64_t fault, again;
-
-	if (!base_window_find(*rip, &fault, &again))
-		abort();
-	*rip = fault;
-}
-
 static void vanished_memory(void **state)
 {
 	struct rig *r = long_rig(state);
-	struct sigaction sa = {.sa_sigaction = segv_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	struct sigaction sa = {.sa_sigaction = rig_segv, .sa_flags = SA_SIGINFO | SA_NODEFER};
 
 	sigaction(SIGSEGV, &sa, NULL);
 	LOAD(r, touch);
@@ -266,7 +233,7 @@ static void operands_on_two_pages(void **state)
 	mmu_flush_all(r->c);
 	LOAD(r, straddle);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_PF);
+	assert_int_equal(rig_vector(r), EXC_PF);
 	assert_int_equal(r->c->cr2, 0x41000);
 	assert_int_equal(get(r, 0x40ffd, 3), 0);
 }
@@ -280,10 +247,10 @@ static void non_canonical_addresses(void **state)
 
 	LOAD(r, non_canonical);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_GP);
+	assert_int_equal(rig_vector(r), EXC_GP);
 	LOAD(r, non_canonical_stack);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_SS);
+	assert_int_equal(rig_vector(r), EXC_SS);
 }
 
 CODE(bit_string,
@@ -306,7 +273,7 @@ CODE(pairs, "mov $0x40000, %edi\n mov $1, %eax\n mov $2, %edx\n mov $3, %ebx\n m
 static void compare_exchange_pairs(void **state)
 {
 	/* The library's own handler does this for a translated block; cmocka has put its own in its place. */
-	struct sigaction sa = {.sa_sigaction = segv_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	struct sigaction sa = {.sa_sigaction = rig_segv, .sa_flags = SA_SIGINFO | SA_NODEFER};
 	struct rig *r = long_rig(state);
 
 	sigaction(SIGSEGV, &sa, NULL);
@@ -315,7 +282,7 @@ static void compare_exchange_pairs(void **state)
 	put(r, DATA_AT + 16, 7 | 9ULL << 32, 8);
 	LOAD(r, pairs);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_GP); /* the last one is not aligned */
+	assert_int_equal(rig_vector(r), EXC_GP); /* the last one is not aligned */
 	assert_int_equal(r->c->gpr[RAX], 7);
 	assert_int_equal(r->c->gpr[RDX], 9);
 	assert_int_equal(r->c->gpr[RSI] & 0xff, 1);
@@ -329,18 +296,17 @@ CODE(divide_min, "movabs $0x8000000000000000, %rax\n cqo\n mov $-1, %rcx\n idiv 
 
 static void divide_errors(void **state)
 {
-	struct sigaction sa = {.sa_sigaction = segv_handler,
-			       .sa_flags = SA_SIGINFO | SA_NODEFER}; /* as above */
+	struct sigaction sa = {.sa_sigaction = rig_segv, .sa_flags = SA_SIGINFO | SA_NODEFER}; /* as above */
 	struct rig *r = long_rig(state);
 
 	sigaction(SIGFPE, &sa, NULL);
 	LOAD(r, divide);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_DE);
+	assert_int_equal(rig_vector(r), EXC_DE);
 	assert_int_equal(r->c->gpr[RDX], 1);
 	LOAD(r, divide_min);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_DE);
+	assert_int_equal(rig_vector(r), EXC_DE);
 }
 
 /* -- Strings -- */
@@ -409,7 +375,7 @@ static void repeated_move_faults(void **state)
 	mmu_flush_all(r->c);
 	LOAD(r, rep_movs);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_PF);
+	assert_int_equal(rig_vector(r), EXC_PF);
 	assert_int_equal(r->c->cr2, 0x62000);
 	assert_int_equal(r->c->gpr[RDI], 0x62000);
 	assert_int_equal(r->c->gpr[RCX], 10000 - (0x62000 - 0x60321));
@@ -440,7 +406,7 @@ static void single_step_trap(void **state)
 
 	LOAD(r, trap);
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	assert_int_equal(vector_of(r), EXC_DB);
+	assert_int_equal(rig_vector(r), EXC_DB);
 	assert_int_equal(get(r, 0x9000 - 40, 8), CODE_AT + (trap_end - trap) - 2);
 	assert_int_equal(r->c->dr6 & DR6_BS, DR6_BS);
 }
@@ -577,8 +543,7 @@ static void survives_kicks(void **state)
 	skip(); /* TSan delivers signals late, when their handler can no longer move the PC */
 #endif
 	sigaction(SIGRTMIN + 5, &sa, NULL);
-	sa.sa_sigaction =
-	    segv_handler; /* an access of a group that the kick dropped faults, and is looked up */
+	sa.sa_sigaction = rig_segv; /* an access of a group that the kick dropped faults, and is looked up */
 	sigaction(SIGSEGV, &sa, NULL);
 	assert_int_equal(timer_create(CLOCK_MONOTONIC, &ev, &timer), 0);
 	assert_int_equal(timer_settime(timer, 0, &it, NULL), 0);

@@ -11,15 +11,11 @@
 
 #include "engine/fpu.h"
 #include "engine/jit.h"
-#include "rig.h"
+#include "rig_code.h"
 
 #define CODE_AT 0x6000UL
 #define DATA_AT 0x40000UL
 #define ALIAS	0x400000UL /* a second linear address of the code page */
-
-#define CODE(name, text)                           \
-	extern const uint8_t name[], name##_end[]; \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
 
 static void load(struct rig *r, const uint8_t *code, const uint8_t *end)
 {
@@ -29,19 +25,13 @@ static void load(struct rig *r, const uint8_t *code, const uint8_t *end)
 }
 #define LOAD(r, name) load(r, name, name##_end)
 
-/* Long mode, every vector of the IDT leading to a HLT at 0x8000 + vector. */
+/* Long mode. */
 static struct rig *long_rig(void **state)
 {
 	struct rig *r = *state;
 
 	rig_long(r, 0);
-	memset(r->ram + 0x8000, 0xf4, 256);
-	for (unsigned v = 0; v < 256; v++) {
-		uint64_t off = 0x8000 + v;
-
-		put(r, IDT + v * 16, (off & 0xffff) | (uint64_t)S_CODE64 << 16 | 0x8e00ULL << 32, 8);
-		put(r, IDT + v * 16 + 8, 0, 8);
-	}
+	rig_gates(r);
 	assert_non_null(r->c->jit);
 	return r;
 }
@@ -57,17 +47,6 @@ static void map(struct rig *r, uint64_t lin, uint64_t gpa)
 
 static struct sigaction our_sigfpe, our_sigsegv; /* base/sig's */
 
-/* cmocka has put its own handler in place of the library's. */
-static void segv_handler(int sig, siginfo_t *info, void *ucontext)
-{
-	greg_t *rip = &((ucontext_t *)ucontext)->uc_mcontext.gregs[REG_RIP];
-	uint64_t fault, again;
-
-	if (!base_window_find((uint64_t)*rip, &fault, &again))
-		abort();
-	*rip = (greg_t)fault;
-}
-
 /* -- Both tiers -- */
 
 struct result {
@@ -75,15 +54,6 @@ struct result {
 	uint32_t mxcsr;
 	enum engine_exit exit;
 };
-
-static uint64_t sum_of(const uint8_t *p, size_t n)
-{
-	uint64_t h = 14695981039346656037ULL;
-
-	for (size_t k = 0; k < n; k++)
-		h = (h ^ p[k]) * 1099511628211ULL;
-	return h;
-}
 
 static struct engine_cpu *volatile kicked; /* the cpu that kick_handler kicks */
 
@@ -115,10 +85,10 @@ static struct result run_on(bool translate, const uint8_t *code, const uint8_t *
 	res.rip = r->c->rip;
 	res.rflags = r->c->rflags;
 	res.retired = engine_retired(r->c);
-	res.vectors = sum_of((uint8_t *)r->c->fpu->zmm, sizeof(r->c->fpu->zmm));
-	res.masks = sum_of((uint8_t *)r->c->fpu->k, sizeof(r->c->fpu->k));
+	res.vectors = rig_sum((uint8_t *)r->c->fpu->zmm, sizeof(r->c->fpu->zmm));
+	res.masks = rig_sum((uint8_t *)r->c->fpu->k, sizeof(r->c->fpu->k));
 	res.mxcsr = r->c->fpu->mxcsr;
-	res.sum = sum_of(r->ram + DATA_AT, 8192) ^ sum_of(r->ram + 0x8000, 4096);
+	res.sum = rig_sum(r->ram + DATA_AT, 8192) ^ rig_sum(r->ram + 0x8000, 4096);
 	if (translate)
 		assert_true(r->c->jit->stats.translated > 0);
 	rig_teardown(&state);
@@ -708,7 +678,7 @@ CODE(touch, "mov $0x40000, %edi\n mov $30, %ecx\n 1: mov (%rdi), %rax\n inc %r12
 static void vanished_memory(void **state)
 {
 	struct rig *r = long_rig(state);
-	struct sigaction sa = {.sa_sigaction = segv_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	struct sigaction sa = {.sa_sigaction = rig_segv, .sa_flags = SA_SIGINFO | SA_NODEFER};
 
 	LOAD(r, touch);
 	sigaction(SIGSEGV, &sa, NULL);

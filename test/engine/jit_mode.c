@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "engine/jit.h"
-#include "rig.h"
+#include "rig_code.h"
 
 #define CODE_AT 0x6000UL
 #define DATA_AT 0x40000UL
@@ -112,15 +112,6 @@ struct result {
 	struct engine_stats stats;
 };
 
-static uint64_t sum_of(const uint8_t *p, size_t n)
-{
-	uint64_t h = 14695981039346656037ULL;
-
-	for (size_t k = 0; k < n; k++)
-		h = (h ^ p[k]) * 1099511628211ULL;
-	return h;
-}
-
 static struct result run_on(bool translate, enum machine m, const uint8_t *code, const uint8_t *end)
 {
 	struct result res;
@@ -142,7 +133,7 @@ static struct result run_on(bool translate, enum machine m, const uint8_t *code,
 	res.rip = r->c->rip;
 	res.rflags = r->c->rflags;
 	res.retired = engine_retired(r->c);
-	res.memory = sum_of(r->ram + 0x8000, 0x68000);
+	res.memory = rig_sum(r->ram + 0x8000, 0x68000);
 	engine_stats(r->c, &res.stats);
 	rig_teardown(&state);
 	return res;

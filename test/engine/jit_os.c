@@ -10,16 +10,11 @@
 #include <ucontext.h>
 
 #include "engine/jit.h"
-#include "rig.h"
+#include "rig_code.h"
 
 #define CODE_AT 0x6000UL
 #define USER_AT 0x7000UL
 #define DATA_AT 0x40000UL
-#define HLT_AT	0x8000UL /* + vector */
-
-#define CODE(name, text)                           \
-	extern const uint8_t name[], name##_end[]; \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
 
 static void put_code(struct rig *r, uint64_t at, const uint8_t *code, const uint8_t *end)
 {
@@ -38,14 +33,8 @@ static struct rig *fresh(void **state, unsigned cpl, bool translate)
 	rig_long(r, cpl);
 	if (!translate)
 		r->c->jit = NULL;
-	memset(r->ram + HLT_AT, 0xf4, 256);
 	put(r, TSS + 4, 0x9800, 8);
-	for (unsigned v = 0; v < 256; v++) {
-		uint64_t off = HLT_AT + v;
-
-		put(r, IDT + v * 16, (off & 0xffff) | (uint64_t)S_CODE64 << 16 | 0xee00ULL << 32, 8);
-		put(r, IDT + v * 16 + 8, 0, 8);
-	}
+	rig_gates(r);
 	r->c->rip = CODE_AT;
 	r->c->gpr[RSP] = 0x9000;
 	r->c->gpr[RDI] = DATA_AT;
@@ -56,7 +45,7 @@ static struct rig *fresh(void **state, unsigned cpl, bool translate)
 static uint64_t ended_by(struct rig *r)
 {
 	assert_int_equal(engine_run(r->c), ENGINE_EXIT_HLT);
-	return r->c->rip - 1 - HLT_AT;
+	return rig_vector(r);
 }
 
 /* Blocks were made, and left little to the interpreter. */
@@ -300,19 +289,6 @@ static void strings_are_the_interpreters(void **state)
 	rig_teardown(&other_state);
 }
 
-static unsigned segvs;
-
-static void segv_handler(int sig, siginfo_t *info, void *ucontext)
-{
-	greg_t *rip = &((ucontext_t *)ucontext)->uc_mcontext.gregs[REG_RIP];
-	uint64_t fault, again;
-
-	if (!base_window_find((uint64_t)*rip, &fault, &again))
-		abort();
-	*rip = (greg_t)fault;
-	segvs++;
-}
-
 #define MOVED (1UL << 20)
 
 /*
@@ -379,7 +355,7 @@ static void break_at_instruction(struct rig *r, unsigned kick_at)
 static void strings_survive_revocation_anywhere(void **state)
 {
 	struct sigaction sa = {.sa_sigaction = step_handler, .sa_flags = SA_SIGINFO};
-	struct sigaction segv = {.sa_sigaction = segv_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	struct sigaction segv = {.sa_sigaction = rig_segv, .sa_flags = SA_SIGINFO | SA_NODEFER};
 	struct rig *r = fresh(state, 0, true);
 	uint8_t *own = r->ram;
 
@@ -388,7 +364,7 @@ static void strings_survive_revocation_anywhere(void **state)
 #endif
 	sigaction(SIGTRAP, &sa, NULL);
 	sigaction(SIGSEGV, &segv, NULL);
-	segvs = 0;
+	rig_segvs = 0;
 	stepped.other = mmap(NULL, RAM_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	scatter(r);
 	for (unsigned k = 0; k < ARRAY_SIZE(strings); k++) {
@@ -402,7 +378,7 @@ static void strings_survive_revocation_anywhere(void **state)
 			assert_memory_equal(&got, &want, sizeof(got));
 		} while (stepped.steps > n++);
 		assert_true(n > 25);
-		assert_int_equal(segvs, 0);
+		assert_int_equal(rig_segvs, 0);
 	}
 	mprotect(own, MOVED, PROT_READ | PROT_WRITE);
 	munmap(r->ram == own ? stepped.other : r->ram, RAM_SIZE);
@@ -413,7 +389,7 @@ static void strings_survive_revocation_anywhere(void **state)
  * Seen to fail with registers that were left as host addresses. */
 static void strings_fault_with_the_guests_registers(void **state)
 {
-	struct sigaction sa = {.sa_sigaction = segv_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	struct sigaction sa = {.sa_sigaction = rig_segv, .sa_flags = SA_SIGINFO | SA_NODEFER};
 	struct rig *r = fresh(state, 0, true);
 
 	sigaction(SIGSEGV, &sa, NULL);

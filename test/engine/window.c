@@ -7,28 +7,28 @@
 #include <stdint.h>
 
 #include "engine/jit.h"
-#include "rig.h"
+#include "rig_code.h"
 
 #define CODE_AT 0x6000UL
 #define USER_AT 0x7000UL
-#define HLT_AT	0x8000UL /* + vector */
 #define ROUNDS	"2000"
 
 /* A loop with IF clear; `text` sets IF, and RBX counts what is executed behind it. */
-#define CODE(name, text)                                                                              \
+#define OPENING(name, text)                                                                           \
 	extern const uint8_t name[], name##_end[];                                                    \
 	__asm__(".pushsection .rodata\n" #name ":\ncli\n mov $" ROUNDS ", %ecx\n 1: add %rcx, %rax\n" \
 		"dec %ecx\n jnz 1b\n xor %ebx, %ebx\n" text "\n inc %rbx\n inc %rbx\n hlt\n" #name    \
 		"_end:\n.popsection\n")
 
-CODE(by_sti, "sti");
-CODE(by_popf, "push $0x202\n popfq");
-CODE(by_iret,
-     "mov %rsp, %rdx\n push $0x10\n push %rdx\n push $0x202\n push $0x60\n lea 2f(%rip), %rdx\n push %rdx\n"
-     "iretq\n 2:");
-CODE(by_sysret, "mov $0x7000, %ecx\n mov $0x202, %r11d\n sysretq");
+OPENING(by_sti, "sti");
+OPENING(by_popf, "push $0x202\n popfq");
+OPENING(
+    by_iret,
+    "mov %rsp, %rdx\n push $0x10\n push %rdx\n push $0x202\n push $0x60\n lea 2f(%rip), %rdx\n push %rdx\n"
+    "iretq\n 2:");
+OPENING(by_sysret, "mov $0x7000, %ecx\n mov $0x202, %r11d\n sysretq");
 /* STI where IF is set already opens nothing, and CLI behind it closes again. */
-CODE(by_second_sti, "sti\n cli\n inc %rdx\n sti");
+OPENING(by_second_sti, "sti\n cli\n inc %rdx\n sti");
 
 static const struct opening {
 	const uint8_t *code, *end;
@@ -53,12 +53,8 @@ static struct rig *fresh(void **state, const struct opening *o, bool translate)
 	rig_long(r, 0);
 	if (!translate)
 		r->c->jit = NULL;
-	memset(r->ram + HLT_AT, 0xf4, 256);
 	put(r, TSS + 4, 0x9800, 8);
-	for (unsigned v = 0; v < 256; v++) {
-		put(r, IDT + v * 16, ((HLT_AT + v) & 0xffff) | (uint64_t)S_CODE64 << 16 | 0xee00ULL << 32, 8);
-		put(r, IDT + v * 16 + 8, 0, 8);
-	}
+	rig_gates(r);
 	r->c->efer |= EFER_SCE;
 	r->c->star = (uint64_t)((S_CODE64_3 & ~3) - 16) << 48;
 	mode_update(r->c);
