@@ -245,6 +245,13 @@ static struct engine_cpu *start(void **state, enum machine m, const uint8_t *cod
 }
 #define START(state, m, name) start(state, m, name, name##_end)
 
+/* In real mode. */
+static void run_to_gp(struct engine_cpu *c)
+{
+	assert_int_equal(engine_run(c), ENGINE_EXIT_HLT);
+	assert_int_equal(c->rip, EXC_GP + 1);
+}
+
 PROGRAM(p_over_limit, 16, "1: mov (%bx), %ax\n add $2, %bx\n inc %cx\n jnz 1b");
 PROGRAM(p_byte_over, 16, "1: mov 0x1(%bx), %al\n movl %edx, (%ebx)\n add $0x100, %ebx\n inc %cx\n jnz 1b");
 
@@ -257,8 +264,7 @@ static void a_limit_is_exact(void **state)
 	mode_update(c);
 	c->gpr[RBX] = 0x8001;
 	c->gpr[RCX] = 0;
-	assert_int_equal(engine_run(c), ENGINE_EXIT_HLT);
-	assert_int_equal(c->rip, EXC_GP + 1);
+	run_to_gp(c);
 	assert_int_equal(c->gpr[RBX], 0xffff);
 	assert_int_equal(c->gpr[RCX], 0x3fff);
 
@@ -267,8 +273,7 @@ static void a_limit_is_exact(void **state)
 	mode_update(c);
 	c->gpr[RBX] = 0x1000;
 	c->gpr[RCX] = 0;
-	assert_int_equal(engine_run(c), ENGINE_EXIT_HLT);
-	assert_int_equal(c->rip, EXC_GP + 1);
+	run_to_gp(c);
 	assert_int_equal(c->gpr[RBX], 0x8000);
 }
 
@@ -336,8 +341,7 @@ static void ip_ends(void **state)
 		c->rip = 0xfffc;
 		c->gpr[RAX] = c->gpr[RCX] = c->gpr[RDX] = 7;
 		c->gpr[RSP] = 0x1000;
-		assert_int_equal(engine_run(c), ENGINE_EXIT_HLT);
-		assert_int_equal(c->rip, EXC_GP + 1);
+		run_to_gp(c);
 		assert_int_equal(c->gpr[RDX], 8);
 		assert_int_equal(get(r, DATA_AT - 0x2000 + 0xffa, 4), (CODE_AT - OFFSET) << 12);
 	}
