@@ -546,7 +546,7 @@ TURNS(no_longer_global,
 CODE(gives_1, "mov $1, %eax\n ret");
 CODE(gives_100, "mov $100, %eax\n ret");
 
-/* Seen to fail: with leads_to content with any page; without enter_again's look at jit_is_global. */
+/* Seen to fail: with leads_to content with any page; without jit_again's look at jit_is_global. */
 static void code_is_mapped_by_turns(void **state)
 {
 	for (unsigned k = 0; k < 2; k++) {
@@ -734,7 +734,6 @@ int main(void)
 	    RIG_TEST(code_on_two_pages),
 	    RIG_TEST(global_pages_survive),
 	    RIG_TEST(code_is_mapped_by_turns),
-	    RIG_TEST(code_on_two_pages),
 	    RIG_TEST(sti_has_its_shadow),
 	    RIG_TEST(sti_before_a_device),
 	    RIG_TEST(another_key),
