@@ -124,8 +124,8 @@ static void set_up(void)
 }
 
 /*
- * A memory operand counts as faulting if it did, not if it was aimed so; in real mode, if its page is a device's too. Of several instructions those count that came
- * before the one that faulted.
+ * A memory operand counts as faulting if it did, not if it was aimed so; in real mode, if its page is a device's too. Of
+ * several instructions those count that came before the one that faulted.
  */
 static void count_cells(const struct test *t, const struct outcome *nat)
 {
@@ -452,11 +452,9 @@ static int long_form(void)
 
 static int mode_number(const char *name)
 {
-	static const int modes[MODES] = {MODE_64, MODE_32, MODE_16, MODE_REAL, MODE_KERNEL};
-
 	for (unsigned n = 0; n < MODES; n++)
-		if (!strcmp(name, mode_name(modes[n])))
-			return modes[n];
+		if (!strcmp(name, mode_name(mode_at(n))))
+			return mode_at(n);
 	return 0;
 }
 

@@ -66,9 +66,19 @@ static inline bool is_system(int mode)
 {
 	return mode == MODE_REAL || mode == MODE_KERNEL;
 }
+static inline int mode_at(unsigned index)
+{
+	static const int modes[MODES] = {MODE_64, MODE_32, MODE_16, MODE_REAL, MODE_KERNEL};
+
+	return modes[index];
+}
 static inline unsigned mode_index(int mode)
 {
-	return mode == MODE_64 ? 0 : mode == MODE_32 ? 1 : mode == MODE_16 ? 2 : mode == MODE_REAL ? 3 : 4;
+	unsigned n = 0;
+
+	while (n < MODES - 1 && mode_at(n) != mode)
+		n++;
+	return n;
 }
 static inline const char *mode_name(int mode)
 {

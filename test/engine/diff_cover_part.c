@@ -296,21 +296,20 @@ static void print_sums(FILE *out, int mode, const struct cover_sums *s)
 
 void cover_print(const char *file, const char *summary)
 {
-	static const int modes[MODES] = {MODE_64, MODE_32, MODE_16, MODE_REAL, MODE_KERNEL};
 	FILE *out = file ? fopen(file, "w") : NULL, *too = summary ? fopen(summary, "a") : NULL;
 
 	if (out)
 		fprintf(out, "%-6s %-18s %-4s %9s %9s %9s %9s\n", "mode", "mnemonic", "size", "register",
 			"memory", "straddle", "fault");
 	for (unsigned n = 0; n < MODES; n++) {
-		struct cover_sums s = cover_sums(modes[n]);
+		struct cover_sums s = cover_sums(mode_at(n));
 
 		if (!s.tests)
 			continue;
-		print_sums(stdout, modes[n], &s);
-		print_sums(too, modes[n], &s);
+		print_sums(stdout, mode_at(n), &s);
+		print_sums(too, mode_at(n), &s);
 		if (out)
-			sum_mode(out, modes[n]);
+			sum_mode(out, mode_at(n));
 	}
 	if (out)
 		fclose(out);
