@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Loops of 64-bit code (two of 32-bit and 16-bit code) on flat memory, beside the same instructions run natively in the same process:
+ * Loops of 64-bit code (two of 32-bit and 16-bit code) on flat memory, beside the same instructions run natively in the
+ * same process:
  * build/bench/interp [MILLIONS], on the tier that USERKVM_ENGINE chooses
  */
 #include <stdio.h>
