@@ -49,6 +49,7 @@
 #define JIT_JUMPS	(1u << 16)
 #define JIT_LOCAL	96
 #define JIT_HEAT	(1u << 18)
+#define JIT_LED		8192  /* a power of two */
 #define JIT_PAGES	16384 /* buckets of blocks by page */
 #define JIT_THRESHOLD	16    /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
 #define JIT_BLOCK_MAX	64    /* instructions */
@@ -274,9 +275,13 @@ struct jit {
 	struct trace *trace; /* the one that is being made */
 	uint8_t *bytes;	     /* JIT_CODE_SIZE / 4 */
 	uint8_t heat[JIT_HEAT];
-	bool plain[JIT_HEAT]; /* blocks there are made without groups: these were looked up in vain */
-	bool alone[JIT_HEAT]; /* and those on one page: others were not there often enough */
-	bool missed;	      /* a block was not entered because of that: the interpreter has to go on */
+	struct jit_led {
+		uint64_t from, to;
+		unsigned times; /* in a row */
+	} led[JIT_LED];		/* where cold branches led, by their addresses */
+	bool plain[JIT_HEAT];	/* blocks there are made without groups: these were looked up in vain */
+	bool alone[JIT_HEAT];	/* and those on one page: others were not there often enough */
+	bool missed;		/* a block was not entered because of that: the interpreter has to go on */
 	uint64_t code_pages[JIT_CODE_PAGES / 64];
 	struct {
 		uint64_t translated, translated32, translated16, flushes, code_most, fallbacks, exits,
@@ -403,6 +408,8 @@ void jit_insert(struct engine_cpu *c, struct jit_block *b);
 void jit_watch(struct jit *j);
 /* How often a branch went to rip while there was no block; saturated. */
 uint8_t *jit_heat(struct jit *j, uint64_t rip);
+/* Where the branch at rip has led each time of late; if that is no one place, no canonical address. */
+uint64_t jit_led_to(struct jit *j, uint64_t rip);
 /* Blocks at rip are made without groups. */
 bool *jit_plain(struct jit *j, uint64_t rip);
 /* Blocks at rip lie on one page. */

@@ -12,6 +12,19 @@
 #define BLOCK_ROOM 24576 /* bytes that a block may take */
 #define NO_PATCH   UINT32_MAX
 
+/* The trace's instruction number m->index is the one that is emitted. */
+static void take_insn(struct making *m)
+{
+	const struct trace_insn *i = &m->t->insn[m->index];
+
+	m->i = i;
+	m->next = i->next;
+	m->accesses = 0;
+	m->led = NULL;
+	m->d.in = i->d.in;
+	memcpy(m->d.op, i->d.op, i->d.in.operand_count * sizeof(m->d.op[0]));
+}
+
 /* -- Sites and their slow sides -- */
 
 struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigned size)
@@ -44,7 +57,7 @@ static void stub_new(struct making *m, const struct jit_site *s, uint32_t patch,
 	m->stub[m->nstubs].site = (uint32_t)(s - m->j->site);
 	m->stub[m->nstubs].patch = patch;
 	m->stub[m->nstubs].computes = a;
-	m->stub[m->nstubs].looks = false;
+	m->stub[m->nstubs].looks = m->stub[m->nstubs].astray = false;
 	m->stub[m->nstubs].delta = delta;
 	if (a)
 		m->stub[m->nstubs].a = *a;
@@ -70,6 +83,16 @@ void jit_need_zero(struct making *m, const struct jit_site *s)
 	jit_jump_slow(m, s, NULL, 0);
 }
 
+void jit_need_expected(struct making *m)
+{
+	e_jrcxz(&m->e, 5);
+	stub_new(m, m->j->site, e_jmp(&m->e, 0), NULL, 0);
+	m->stub[m->nstubs - 1].astray = true;
+	m->stub[m->nstubs - 1].index = (uint8_t)m->index;
+	m->stub[m->nstubs - 1].vector = m->vector;
+	m->stub[m->nstubs - 1].uncounted = m->uncounted;
+}
+
 void jit_only_slow(struct making *m, const struct jit_site *s, const struct address *a)
 {
 	stub_new(m, s, NO_PATCH, a, 0);
@@ -88,6 +111,18 @@ static void emit_far(struct making *m, unsigned k)
 	s->end = e_here(&m->e);
 }
 
+/* What emit_insn would go on with; no access joins a group. */
+static void emit_astray(struct making *m, unsigned k)
+{
+	jit_patch(m->j, m->stub[k].patch, e_here(&m->e));
+	m->index = m->stub[k].index;
+	m->vector = m->stub[k].vector;
+	m->uncounted = m->stub[k].uncounted;
+	take_insn(m);
+	m->accesses = m->i->naccess;
+	jit_astray(m);
+}
+
 static void emit_stubs(struct making *m)
 {
 	for (unsigned k = 0; k < m->nstubs && !m->e.full; k++) {
@@ -95,6 +130,10 @@ static void emit_stubs(struct making *m)
 
 		if (m->stub[k].looks) {
 			emit_far(m, k);
+			continue;
+		}
+		if (m->stub[k].astray) {
+			emit_astray(m, k);
 			continue;
 		}
 		if (m->stub[k].computes)
@@ -192,15 +231,8 @@ static void begin_step(struct making *m, bool known, uint64_t rip)
 
 static void emit_insn(struct making *m)
 {
-	const struct trace_insn *i = &m->t->insn[m->index];
-
-	m->i = i;
-	m->next = i->next;
-	m->accesses = 0;
-	m->led = NULL;
-	m->d.in = i->d.in;
-	memcpy(m->d.op, i->d.op, i->d.in.operand_count * sizeof(m->d.op[0]));
-	begin_step(m, true, i->rip);
+	take_insn(m);
+	begin_step(m, true, m->i->rip);
 	if (!jit_op(m))
 		jit_op_call(m);
 	if (m->j->by_mnemonic)

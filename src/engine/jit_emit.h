@@ -123,8 +123,9 @@ void e_store(struct emit *e, unsigned reg, const struct place_of *at);
 #define OP_LEA	     0x8d
 #define OP_MOVZX16   0x0fb7
 
-/* Sites, and stubs, that one instruction may need: three accesses of which each is checked, and a branch. */
-#define JIT_INSN_SITES 7
+/* Sites, and stubs, that one instruction may need: three accesses of which each is checked, a branch, and what a branch to
+ * an unexpected place needs once more. */
+#define JIT_INSN_SITES 11
 
 /* What a block's making remembers. */
 struct making {
@@ -148,6 +149,10 @@ struct making {
 		uint32_t site, patch;
 		bool computes; /* the linear address, for jit_slow */
 		bool looks;    /* in the table: jit_access_far */
+		bool astray;   /* jit_astray: the rest of instruction `index`, with the state that was then */
+		uint8_t index;
+		bool vector;
+		int uncounted;
 		uint32_t back;
 		struct address a;
 		int64_t delta;
@@ -187,15 +192,18 @@ bool jit_vector_op(struct making *m);
 bool jit_bit_string(struct making *m);
 bool jit_cmpxchg_pair(struct making *m);
 
-/* Jumps to the block that the table of indirect targets has for the IP in r14, by way of `jump_r14`; else to the site's slow
- * stub. */
-void jit_look_up_target(struct making *m, const struct jit_site *s);
-void jit_jump_r14(struct making *m);
+/* Goes to the IP in r14, which an indirect branch has read: to the block in the table of indirect targets, and if there is
+ * none to the interpreter, which executes the branch from its start. If the path follows it, only when it leads elsewhere. */
+void jit_go_to_r14(struct making *m);
+/* The same from its stub. */
+void jit_astray(struct making *m);
 
 /* -- jit_mode.c, for code that is not 64-bit -- */
 /* Instructions on the stack, or JMP and CALL by register or memory; false: for the interpreter. */
 bool jit_mode_stack_op(struct making *m);
-bool jit_mode_indirect(struct making *m, bool call);
+bool jit_mode_indirect(struct making *m);
+/* The stack pointer, as wide as it is, moves. */
+void jit_mode_move_stack(struct making *m, int32_t change);
 /* jit_push_tmp, with the operand's size. */
 void jit_mode_push_tmp(struct making *m);
 /* The return address. */
@@ -238,6 +246,8 @@ void jit_jump_far(struct making *m, const struct jit_site *s, uint32_t patch, co
 		  int64_t delta, uint32_t back);
 /* On if rcx is 0, else to the site's slow stub. */
 void jit_need_zero(struct making *m, const struct jit_site *s);
+/* On if rcx is 0, else to a stub with jit_astray. */
+void jit_need_expected(struct making *m);
 /* A slow stub that only the fault hook goes to. */
 void jit_only_slow(struct making *m, const struct jit_site *s, const struct address *a);
 /* Emits a patchable exit to a guest address. */

@@ -204,10 +204,15 @@ static void set_stack(struct making *m, unsigned from, int32_t disp)
 	e_lea_full(&m->e, false, !(m->b->key & JIT_KEY_STACK32), H_GUEST_RSP, (int)from, -1, 0, disp);
 }
 
+void jit_mode_move_stack(struct making *m, int32_t change)
+{
+	set_stack(m, H_GUEST_RSP, change);
+}
+
 static void stack_done(struct making *m, struct jit_site *s, int change)
 {
 	s->end = e_here(&m->e);
-	set_stack(m, H_GUEST_RSP, change);
+	jit_mode_move_stack(m, change);
 }
 
 /* mov between registers of 2 or 4 bytes: a part, or all of it with zeros above. */
@@ -290,34 +295,15 @@ static bool op_leave(struct making *m, unsigned size)
 
 static bool op_ret(struct making *m, unsigned size)
 {
-	int32_t pop = (int32_t)size;
 	struct jit_site *s;
 
-	if (m->d.in.meta.branch_type != ZYDIS_BRANCH_TYPE_NEAR)
-		return false;
-	if (m->d.in.opcode == 0xc2)
-		pop += (int32_t)m->d.op[0].imm.value.u;
-	else if (m->d.in.opcode != 0xc3)
+	if (!trace_is_near_ret(m->i))
 		return false;
 	jit_count(m);
 	s = stack_access(m, SITE_READ, 0, size);
 	e_load_size(&m->e, H_R14, &m->at, size);
 	s->end = e_here(&m->e);
-	/* As in 64-bit mode: else the interpreter executes the RET from its start. */
-	s = jit_site_new(m, SITE_CALL, 0);
-	if (m->i->way == WAY_BACK) {
-		e_mov_imm(&m->e, H_RCX, -ip_of(m->t, m->i->target));
-		e_lea_full(&m->e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
-		e_jrcxz(&m->e, 5);
-		jit_jump_slow(m, s, NULL, 0);
-	} else {
-		jit_look_up_target(m, s);
-	}
-	set_stack(m, H_GUEST_RSP, pop);
-	if (m->i->way == WAY_BACK)
-		return true;
-	jit_jump_r14(m);
-	m->ends = true;
+	jit_go_to_r14(m);
 	return true;
 }
 
@@ -348,7 +334,7 @@ void jit_mode_push_return(struct making *m)
 	stack_done(m, s, -(int)size);
 }
 
-bool jit_mode_indirect(struct making *m, bool call)
+bool jit_mode_indirect(struct making *m)
 {
 	const ZydisDecodedOperand *o = &m->d.op[0];
 	unsigned size = m->d.in.operand_width / 8;
@@ -369,16 +355,7 @@ bool jit_mode_indirect(struct making *m, bool call)
 		e_rr(&m->e, size == 2 ? OP_MOVZX16 : OP_MOV_LOAD, false, H_R14,
 		     (unsigned)jit_host_of(decode_gpr_number(o->reg.value)));
 	}
-	s = jit_site_new(m, SITE_CALL, 0);
-	jit_look_up_target(m, s);
-	if (call) {
-		e_gs(&m->e, OP_MOV_STORE, true, H_R14, JIT_OFF(tmp));
-		jit_mode_push_return(m);
-		e_jmp_gs(&m->e, JIT_OFF(tmp));
-	} else {
-		jit_jump_r14(m);
-	}
-	m->ends = true;
+	jit_go_to_r14(m);
 	return true;
 }
 

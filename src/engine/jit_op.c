@@ -508,7 +508,8 @@ static bool op_leave(struct making *m)
 
 /* -- Branches -- */
 
-void jit_look_up_target(struct making *m, const struct jit_site *s)
+/* r14 = the block that the table of indirect targets has for the IP there; else to the site's slow stub. */
+static void look_up_target(struct making *m, const struct jit_site *s)
 {
 	uint32_t table = JIT_OFF(jump) + m->b->table * (uint32_t)sizeof(struct jit_jump);
 	struct emit *e = &m->e;
@@ -527,44 +528,11 @@ void jit_look_up_target(struct making *m, const struct jit_site *s)
 	e_gs_index(e, H_R14, H_R15, table + (uint32_t)offsetof(struct jit_jump, at[0].entry));
 }
 
-void jit_jump_r14(struct making *m)
+static void jump_r14(struct making *m)
 {
 	e8(&m->e, 0x41);
 	e8(&m->e, 0xff);
 	e8(&m->e, 0xe0 | (H_R14 & 7));
-}
-
-static bool op_ret(struct making *m)
-{
-	int32_t pop = 8;
-	struct jit_site *s;
-
-	if (m->d.in.meta.branch_type != ZYDIS_BRANCH_TYPE_NEAR || m->d.in.operand_width != 64)
-		return false;
-	if (m->d.in.opcode == 0xc2)
-		pop += (int32_t)m->d.op[0].imm.value.u;
-	else if (m->d.in.opcode != 0xc3)
-		return false;
-	jit_count(m);
-	s = stack_access(m, SITE_READ, 0);
-	e_load(&m->e, H_R14, &m->at);
-	s->end = e_here(&m->e);
-	/* Not there, or not in the table: the interpreter executes the RET from its start, nothing of it is done yet. */
-	s = jit_site_new(m, SITE_CALL, 0);
-	if (m->i->way == WAY_BACK) {
-		e_mov_imm(&m->e, H_RCX, -m->i->target);
-		e_lea_full(&m->e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
-		e_jrcxz(&m->e, 5);
-		jit_jump_slow(m, s, NULL, 0);
-	} else {
-		jit_look_up_target(m, s);
-	}
-	e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, pop);
-	if (m->i->way == WAY_BACK)
-		return true;
-	jit_jump_r14(m);
-	m->ends = true;
-	return true;
 }
 
 /* Pushes the return address; then the block's exit follows. */
@@ -582,8 +550,82 @@ static void push_return(struct making *m)
 	stack_done(m, s, -8);
 }
 
+/* What a RET takes from the stack. */
+static void pop_return(struct making *m)
+{
+	int32_t size =
+	    m->d.in.operand_width / 8 + (m->d.in.opcode == 0xc2 ? (int32_t)m->d.op[0].imm.value.u : 0);
+
+	if (m->b->key & JIT_KEY_MODE)
+		jit_mode_move_stack(m, size);
+	else
+		e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, size);
+}
+
+/* Nothing of the branch is done yet, so from the site the interpreter executes all of it. */
+void jit_astray(struct making *m)
+{
+	look_up_target(m, jit_site_new(m, SITE_CALL, 0));
+	if (m->d.in.meta.category == ZYDIS_CATEGORY_CALL) {
+		e_gs(&m->e, OP_MOV_STORE, true, H_R14, JIT_OFF(tmp));
+		push_return(m);
+		e_jmp_gs(&m->e, JIT_OFF(tmp));
+		return;
+	}
+	if (m->d.in.meta.category == ZYDIS_CATEGORY_RET)
+		pop_return(m);
+	jump_r14(m);
+}
+
+/* rcx 0: r14 is what the path goes on with. */
+static void compare_expected(struct making *m)
+{
+	uint64_t minus = m->b->base - m->i->target;
+
+	if (m->b->key & JIT_KEY_MODE)
+		minus = -(uint64_t)(uint32_t)-minus;
+	if (minus == (uint64_t)(int32_t)minus) {
+		e_lea(&m->e, H_RCX, H_R14, (int32_t)minus);
+	} else {
+		e_mov_imm(&m->e, H_RCX, minus);
+		e_lea_full(&m->e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
+	}
+}
+
+void jit_go_to_r14(struct making *m)
+{
+	if (m->i->way == WAY_END) {
+		jit_astray(m);
+		m->ends = true;
+		return;
+	}
+	compare_expected(m);
+	if (m->i->way == WAY_BACK)
+		jit_need_zero(m, jit_site_new(m, SITE_CALL, 0));
+	else
+		jit_need_expected(m);
+	if (m->d.in.meta.category == ZYDIS_CATEGORY_CALL)
+		push_return(m);
+	else if (m->d.in.meta.category == ZYDIS_CATEGORY_RET)
+		pop_return(m);
+}
+
+static bool op_ret(struct making *m)
+{
+	struct jit_site *s;
+
+	if (m->d.in.operand_width != 64 || !trace_is_near_ret(m->i))
+		return false;
+	jit_count(m);
+	s = stack_access(m, SITE_READ, 0);
+	e_load(&m->e, H_R14, &m->at);
+	s->end = e_here(&m->e);
+	jit_go_to_r14(m);
+	return true;
+}
+
 /* JMP and CALL through a register or memory. */
-static bool op_indirect(struct making *m, bool call)
+static bool op_indirect(struct making *m)
 {
 	const ZydisDecodedOperand *o = &m->d.op[0];
 	struct jit_site *s;
@@ -606,16 +648,7 @@ static bool op_indirect(struct making *m, bool call)
 		if (r != H_R14)
 			e_rr(&m->e, OP_MOV_STORE, true, r, H_R14);
 	}
-	s = jit_site_new(m, SITE_CALL, 0);
-	jit_look_up_target(m, s);
-	if (call) {
-		e_gs(&m->e, OP_MOV_STORE, true, H_R14, JIT_OFF(tmp));
-		push_return(m);
-		e_jmp_gs(&m->e, JIT_OFF(tmp));
-	} else {
-		jit_jump_r14(m);
-	}
-	m->ends = true;
+	jit_go_to_r14(m);
 	return true;
 }
 
@@ -638,9 +671,9 @@ static bool op_branch(struct making *m)
 	if (m->d.in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || (relative && !is_canonical(target)))
 		return false;
 	if (!relative && m->b->key & JIT_KEY_MODE)
-		return jit_mode_indirect(m, m->d.in.mnemonic == ZYDIS_MNEMONIC_CALL);
+		return jit_mode_indirect(m);
 	if (!relative)
-		return op_indirect(m, m->d.in.mnemonic == ZYDIS_MNEMONIC_CALL);
+		return op_indirect(m);
 	if (trace_is_jcc(m->i)) {
 		jit_count(m);
 		op_jcc(m, op & 15, target);

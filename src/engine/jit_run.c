@@ -360,17 +360,6 @@ uint64_t jit_head(struct engine_cpu *c, uint32_t block)
 
 /* -- The loop -- */
 
-/* One instruction after another until a branch, or until something asks. */
-static void run_cold(struct engine_cpu *c)
-{
-	bool straight;
-
-	do {
-		c->jit->stats.cold++;
-		straight = interp_one(c);
-	} while (straight && jit_calm(c));
-}
-
 static unsigned heat_index(uint64_t rip)
 {
 	return (unsigned)(rip ^ rip >> 14) & (JIT_HEAT - 1);
@@ -389,6 +378,42 @@ bool *jit_plain(struct jit *j, uint64_t rip)
 bool *jit_alone(struct jit *j, uint64_t rip)
 {
 	return &j->alone[heat_index(rip)];
+}
+
+static struct jit_led *led_at(struct jit *j, uint64_t rip)
+{
+	return &j->led[(rip ^ rip >> 13) & (JIT_LED - 1)];
+}
+
+static void note_branch(struct jit *j, uint64_t from, uint64_t to)
+{
+	struct jit_led *l = led_at(j, from);
+
+	l->times = l->from == from && l->to == to ? l->times + 1 : 1;
+	l->from = from;
+	l->to = to;
+}
+
+uint64_t jit_led_to(struct jit *j, uint64_t rip)
+{
+	const struct jit_led *l = led_at(j, rip);
+
+	return l->from == rip && l->times * 2 >= jit_threshold ? l->to : JIT_NO_ADDEND;
+}
+
+/* One instruction after another until a branch, or until something asks. */
+static void run_cold(struct engine_cpu *c)
+{
+	bool straight;
+
+	do {
+		uint64_t from = jit_lin(c);
+
+		c->jit->stats.cold++;
+		straight = interp_one(c);
+		if (!straight)
+			note_branch(c->jit, from, jit_lin(c));
+	} while (straight && jit_calm(c));
 }
 
 static bool is_hot(struct jit *j, uint64_t rip)

@@ -26,6 +26,18 @@ bool trace_is_jcc(const struct trace_insn *i)
 				  (i->d.in.opcode_map == ZYDIS_OPCODE_MAP_0F && op >> 4 == 8));
 }
 
+bool trace_is_near_ret(const struct trace_insn *i)
+{
+	return i->d.in.mnemonic == ZYDIS_MNEMONIC_RET && (i->d.in.opcode == 0xc3 || i->d.in.opcode == 0xc2);
+}
+
+/* JMP or CALL, not far, through a register or memory in 64-bit mode. */
+static bool is_indirect(const struct trace_insn *i)
+{
+	return i->d.in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && i->d.in.opcode == 0xff &&
+	       (i->d.in.raw.modrm.reg == 2 || i->d.in.raw.modrm.reg == 4) && !(i->key & JIT_KEY_MODE);
+}
+
 /* Seen taken more often than the trace was begun by half, or else backwards. */
 static bool expect_taken(struct jit *j, const struct trace *t, const struct trace_insn *i)
 {
@@ -69,13 +81,22 @@ static bool replaces_return(const struct trace *t, const struct trace_insn *i)
 	       o->mem.index == ZYDIS_REGISTER_NONE && !o->mem.disp.value;
 }
 
+/* The trace may go on there: it names its places by 32 bits. */
+static bool is_beside(const struct trace *t, uint64_t target)
+{
+	int64_t distance = (int64_t)(target - t->insn[0].rip);
+
+	return is_canonical(target) && distance == (int32_t)distance &&
+	       (!t->alone || same_page(target, t->insn[0].rip));
+}
+
 static enum trace_way way_of(struct jit *j, const struct trace *t, struct trace_insn *i, struct path *p)
 {
 	bool near = false;
 
 	if (is_relative(i)) {
 		i->target = t->key & JIT_KEY_MODE ? jit_mode_target(t, i) : i->next + i->d.op[0].imm.value.u;
-		near = is_canonical(i->target) && (!t->alone || same_page(i->target, t->insn[0].rip));
+		near = is_beside(t, i->target);
 	}
 	if (p->calls && replaces_return(t, i))
 		p->back[p->calls - 1] = ELSEWHERE;
@@ -83,15 +104,17 @@ static enum trace_way way_of(struct jit *j, const struct trace *t, struct trace_
 		return near && expect_taken(j, t, i) ? WAY_TAKEN : WAY_ON;
 	if (!leads_away(i))
 		return WAY_ON;
-	if (near && (i->d.in.opcode == 0xe9 || i->d.in.opcode == 0xeb))
+	if (is_indirect(i)) {
+		i->target = jit_led_to(j, i->rip);
+		near = is_beside(t, i->target);
+	}
+	if (near && i->d.in.meta.category == ZYDIS_CATEGORY_UNCOND_BR)
 		return WAY_TAKEN;
-	if (near && i->d.in.opcode == 0xe8 && p->calls < TRACE_CALLS) {
+	if (near && i->d.in.meta.category == ZYDIS_CATEGORY_CALL && p->calls < TRACE_CALLS) {
 		p->back[p->calls++] = i->next;
 		return WAY_TAKEN;
 	}
-	if ((i->d.in.opcode == 0xc3 || i->d.in.opcode == 0xc2) &&
-	    (i->d.in.operand_width == 64 || t->key & JIT_KEY_MODE) &&
-	    i->d.in.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR && p->calls) {
+	if (trace_is_near_ret(i) && (i->d.in.operand_width == 64 || t->key & JIT_KEY_MODE) && p->calls) {
 		i->target = p->back[--p->calls];
 		return i->target == ELSEWHERE ? WAY_END : WAY_BACK;
 	}

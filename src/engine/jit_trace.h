@@ -54,7 +54,7 @@ struct trace_group {
 
 enum trace_way {
 	WAY_ON,	   /* to the instruction behind it */
-	WAY_TAKEN, /* to the branch's target */
+	WAY_TAKEN, /* to the branch's target, or where an indirect one led so far */
 	WAY_BACK,  /* a return, to where its call in this trace came from */
 	WAY_END,   /* unknown: the trace ends */
 };
@@ -94,6 +94,8 @@ struct trace {
 void trace_make(struct engine_cpu *c, struct trace *t, bool plain);
 /* A conditional branch that jit_op makes an exit of. */
 bool trace_is_jcc(const struct trace_insn *i);
+/* RET, not far. */
+bool trace_is_near_ret(const struct trace_insn *i);
 static inline bool jit_writes(const ZydisDecodedOperand *o)
 {
 	return o->actions & (ZYDIS_OPERAND_ACTION_WRITE | ZYDIS_OPERAND_ACTION_CONDWRITE);

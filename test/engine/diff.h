@@ -185,6 +185,7 @@ struct test {
 	bool disturb; /* of the engine under test */
 	bool against; /* the interpreter, not the host */
 	bool third;   /* the host, and the interpreter too */
+	unsigned cold; /* times that a translator first sees where a branch leads */
 	struct tinsn insn[MAX_SEQ];
 	unsigned n;
 	struct tinsn drawn; /* the first one, before its operands were steered */

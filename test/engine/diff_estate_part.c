@@ -247,6 +247,16 @@ static bool late(const struct side *s)
 	return watchdog_ticks - s->started_tick > 4;
 }
 
+/* The translator has not come here yet, and waits as long as the test says. */
+static void make_cold(struct side *side, const struct test *t)
+{
+	uint64_t at = side->real ? REAL_CODE : CODE;
+
+	jit_threshold = t->cold;
+	for (uint64_t k = 0; side->cpu->jit && t->cold && k < t->code_len; k++)
+		*jit_heat(side->cpu->jit, at + t->code_at + k) = 0;
+}
+
 uint64_t engine_insns;
 
 void engine_side_run(struct side *side, const struct test *t, struct outcome *out)
@@ -257,6 +267,8 @@ void engine_side_run(struct side *side, const struct test *t, struct outcome *ou
 	set_state(side, t);
 	side->started_tick = watchdog_ticks;
 	side->disturb = t->disturb && side == &under_test;
+	if (side == &under_test)
+		make_cold(side, t);
 	do {
 		atomic_store(engine_exit_word(side->cpu), 0);
 		e = engine_run(side->cpu);

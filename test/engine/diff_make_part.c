@@ -636,6 +636,7 @@ void test_make(struct test *t, int mode, unsigned insns, const char *only)
 {
 	t->mode = mode;
 	t->sequence = t->step = t->disturb = false;
+	t->cold = 0;
 	t->against = is_system(mode);
 	begin(t, false);
 	for (unsigned n = 0; n < insns; n++) {

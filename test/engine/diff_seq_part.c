@@ -332,18 +332,30 @@ static void aim_address(struct test *t, unsigned insn, unsigned to)
 	memcpy(t->code + at, i->bytes, i->len);
 }
 
+/* In a loop, of two targets by turns perhaps: BT of the counter, JC over the other address. */
 static void computed_jump(struct seq *s)
 {
 	int r = free_register(s);
-	unsigned a;
+	unsigned a, b = 0, over;
 
-	if (r < 0 || s->t->n + 12 >= MAX_SEQ)
+	if (r < 0 || s->t->n + 16 >= MAX_SEQ)
 		return;
 	a = load_address(s, (unsigned)r);
-	if (chance(50))
+	if (s->loops && chance(60)) {
+		emit_reg(s, false, s->counter[s->loops - 1], (const uint8_t[]){0x0f, 0xba, 0xe0, (uint8_t)below(3)},
+			 4, 2);
+		over = emit_jump(s, 0x82, true);
+		b = load_address(s, (unsigned)r);
+		aim(s->t, over, here(s));
+	} else if (chance(50)) {
 		random_insn(s, GEN_VECTOR, place(s));
+	}
 	emit_reg(s, false, (unsigned)r, (const uint8_t[]){0xff, 0xe0}, 2, 1);
 	random_insn(s, random_kind(), place(s));
+	if (b) {
+		aim_address(s->t, b, here(s));
+		random_insn(s, random_kind(), place(s));
+	}
 	aim_address(s->t, a, here(s));
 }
 
@@ -674,6 +686,7 @@ void seq_make(struct test *t, int mode, bool against)
 	t->against = against;
 	t->step = against && chance(10);
 	t->disturb = false;
+	t->cold = chance(40) ? 1 + (unsigned)below(3) : 0;
 	test_clear_code(t);
 	t->alone = false;
 	t->code_at = (uint32_t)(where < 55   ? below(0xc00)
