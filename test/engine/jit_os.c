@@ -22,19 +22,11 @@ static void put_code(struct rig *r, uint64_t at, const uint8_t *code, const uint
 }
 #define PUT(r, at, name) put_code(r, at, name, name##_end)
 
-/* A new cpu in long mode at `cpl`, every vector of the IDT leading to a HLT of its own at CPL 0. */
+/* A new cpu in long mode at `cpl`. */
 static struct rig *fresh(void **state, unsigned cpl, bool translate)
 {
-	struct rig *r;
+	struct rig *r = rig_fresh(state, cpl, translate);
 
-	rig_teardown(state);
-	rig_setup(state);
-	r = *state;
-	rig_long(r, cpl);
-	if (!translate)
-		r->c->jit = NULL;
-	put(r, TSS + 4, 0x9800, 8);
-	rig_gates(r);
 	r->c->rip = CODE_AT;
 	r->c->gpr[RSP] = 0x9000;
 	r->c->gpr[RDI] = DATA_AT;

@@ -26,6 +26,22 @@ static inline void rig_gates(struct rig *r)
 	}
 }
 
+/* In place of the test's cpu a new one, in long mode with rig_gates, of one of the tiers. */
+static inline struct rig *rig_fresh(void **state, unsigned cpl, bool translate)
+{
+	struct rig *r;
+
+	rig_teardown(state);
+	rig_setup(state);
+	r = *state;
+	rig_long(r, cpl);
+	if (!translate)
+		r->c->jit = NULL;
+	put(r, TSS + 4, 0x9800, 8); /* RSP0 */
+	rig_gates(r);
+	return r;
+}
+
 /* The vector whose HLT the guest ended in. */
 static inline unsigned rig_vector(const struct rig *r)
 {

@@ -45,16 +45,8 @@ static const struct opening {
 static struct rig *fresh(void **state, const struct opening *o, bool translate)
 {
 	static const uint8_t user[] = {0x48, 0xff, 0xc3, 0xf4}; /* inc rbx; hlt, which is a #GP there */
-	struct rig *r;
+	struct rig *r = rig_fresh(state, 0, translate);
 
-	rig_teardown(state);
-	rig_setup(state);
-	r = *state;
-	rig_long(r, 0);
-	if (!translate)
-		r->c->jit = NULL;
-	put(r, TSS + 4, 0x9800, 8);
-	rig_gates(r);
 	r->c->efer |= EFER_SCE;
 	r->c->star = (uint64_t)((S_CODE64_3 & ~3) - 16) << 48;
 	mode_update(r->c);
