@@ -189,6 +189,13 @@ uint32_t e_jmp(struct emit *e, uint32_t to)
 	return at;
 }
 
+uint32_t e_jmp_if_zero(struct emit *e)
+{
+	e_jrcxz(e, 2);
+	e_bytes(e, "\xeb\x05", 2); /* jmp short over the next */
+	return e_jmp(e, 0);
+}
+
 uint32_t e_jcc(struct emit *e, unsigned cc, uint32_t to)
 {
 	uint32_t at;

@@ -91,6 +91,8 @@ void e_leave(struct emit *e, uint32_t n, uint32_t off);
 void e_jmp_gs(struct emit *e, uint32_t off);
 /* jmp rel32 to a code offset; returns the offset of the rel32 */
 uint32_t e_jmp(struct emit *e, uint32_t to);
+/* The same, taken if rcx is 0: no flags. Where to is patched later */
+uint32_t e_jmp_if_zero(struct emit *e);
 /* jcc rel32 */
 uint32_t e_jcc(struct emit *e, unsigned cc, uint32_t to);
 /* jrcxz over the next n bytes; a jmp has 5 */

@@ -28,9 +28,7 @@ static uint32_t emit_start(struct making *m)
 	uint32_t idle;
 
 	e_rr(e, OP_MOV_STORE, true, H_GUEST_RCX, H_RCX);
-	e_jrcxz(e, 2);
-	e_bytes(e, "\xeb\x05", 2); /* jmp short over the next */
-	idle = e_jmp(e, 0);
+	idle = e_jmp_if_zero(e);
 	e_lea(e, H_RCX, H_RCX, -1);
 	e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_page));
 	jit_need_zero(m, s);

@@ -102,8 +102,7 @@ static void move_mask(struct emit *e, unsigned op, unsigned n)
 /* jrcxz over a jump that is patched later: goes there if rcx is not 0. */
 static uint32_t jump_unless_zero(struct emit *e)
 {
-	e8(e, 0xe3);
-	e8(e, 5);
+	e_jrcxz(e, 5);
 	return e_jmp(e, 0);
 }
 
@@ -115,11 +114,7 @@ static void emit_wide(struct emit *e, bool store)
 	if (host_cpu.width < 64)
 		return;
 	e_gs(e, OP_MOV_LOAD, true, H_RCX, JIT_OFF(vector_wide));
-	e8(e, 0xe3);
-	e8(e, 2);
-	e8(e, 0xeb);
-	e8(e, 5);
-	over = e_jmp(e, 0);
+	over = e_jmp_if_zero(e);
 	for (unsigned n = 16; n < 32; n++)
 		move_vector(e, store ? OP_VMOVUPS_ST : OP_VMOVUPS, 64, n);
 	for (unsigned n = 0; n < 8; n++)
@@ -230,9 +225,8 @@ static void emit_load_vectors(struct emit *e)
 	e8(e, 0x0f);
 	e8(e, 0xb6);
 	at_r14(e, H_RCX, offsetof(struct engine_fpu, live));
-	e8(e, 0xe3); /* jrcxz over a short jump */
-	e8(e, 2);
-	e8(e, 0xeb);
+	e_jrcxz(e, 2);
+	e8(e, 0xeb); /* jmp short over all that loads MXCSR */
 	e8(e, 8 + 8 + 8);
 	legacy_r14(e, 0xae, 3, offsetof(struct engine_fpu, host_mxcsr)); /* stmxcsr */
 	legacy_r14(e, 0xae, 2, offsetof(struct engine_fpu, mxcsr));	 /* ldmxcsr */
