@@ -181,10 +181,10 @@ struct tinsn {
 struct test {
 	int mode; /* enum mode */
 	bool sequence;
-	bool step;    /* the trap flag's handler counts and goes back */
-	bool disturb; /* of the engine under test */
-	bool against; /* the interpreter, not the host */
-	bool third;   /* the host, and the interpreter too */
+	bool step;     /* the trap flag's handler counts and goes back */
+	bool disturb;  /* of the engine under test */
+	bool against;  /* the interpreter, not the host */
+	bool third;    /* the host, and the interpreter too */
 	unsigned cold; /* times that a translator first sees where a branch leads */
 	struct tinsn insn[MAX_SEQ];
 	unsigned n;

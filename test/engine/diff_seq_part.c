@@ -342,8 +342,8 @@ static void computed_jump(struct seq *s)
 		return;
 	a = load_address(s, (unsigned)r);
 	if (s->loops && chance(60)) {
-		emit_reg(s, false, s->counter[s->loops - 1], (const uint8_t[]){0x0f, 0xba, 0xe0, (uint8_t)below(3)},
-			 4, 2);
+		emit_reg(s, false, s->counter[s->loops - 1],
+			 (const uint8_t[]){0x0f, 0xba, 0xe0, (uint8_t)below(3)}, 4, 2);
 		over = emit_jump(s, 0x82, true);
 		b = load_address(s, (unsigned)r);
 		aim(s->t, over, here(s));
