@@ -122,12 +122,12 @@ struct jit_jump {
 		uint64_t not_rip, entry;
 	} at[JIT_JUMPS];
 };
-static inline unsigned jit_jump_index(uint64_t place)
+/* By IP, and a base of CS: neither one IP in two segments nor one address by two IPs shall share an entry. */
+#define JIT_JUMP_BASE(base) ((uint16_t)(5 * (base)))
+static inline unsigned jit_jump_index(uint64_t ip, uint32_t base)
 {
-	uint64_t h = 0;
-
-	__asm__("crc32q %1, %0" : "+r"(h) : "r"(place));
-	return (unsigned)h & (JIT_JUMPS - 1);
+	_Static_assert(JIT_JUMPS == 1U << 16, "what MOVZX leaves is an index");
+	return (uint16_t)(ip + JIT_JUMP_BASE(base));
 }
 
 struct jit_range {
@@ -216,7 +216,7 @@ struct jit_exit {
 
 struct jit {
 	/* -- What generated code reads: by gs -- */
-	uint64_t mask_index, mask_page, mask_jump, mask_global; /* for pext */
+	uint64_t mask_index, mask_page, mask_global; /* for pext */
 	uint64_t self, helper, head_helper, again, fill, slow_thunk, head_thunk, exit_thunk, enter_target;
 	uint64_t vector_out;  /* 0: the host's registers hold the guest's vector state; else c->fpu does */
 	uint64_t vector_wide; /* some block names masks, registers 16..31 or 512 bits */

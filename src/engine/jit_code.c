@@ -70,7 +70,6 @@ static void set_constants(struct engine_cpu *c)
 
 	j->mask_page = ~PAGE_OFFSET_MASK;
 	j->mask_index = (uint64_t)(JIT_TLB - 1) << PAGE_SHIFT;
-	j->mask_jump = (JIT_JUMPS - 1) << 1;
 	j->mask_global = JIT_MASK_GLOBAL;
 	for (unsigned k = 0; k < ARRAY_SIZE(j->mask_near); k++)
 		j->mask_near[k] = ~PAGE_OFFSET_MASK | ((1U << k) - 1);
@@ -170,7 +169,8 @@ void jit_flush(struct engine_cpu *c)
 int jit_table(struct jit *j, unsigned key)
 {
 	if (!j->table_of[key] && j->ntables < JIT_TABLES) {
-		j->jump[j->ntables].at[jit_jump_index(~0ULL)].not_rip = JIT_NO_TARGET;
+		j->jump[j->ntables].at[jit_jump_index(~0ULL, key & JIT_KEY_MODE ? UINT32_MAX : 0)].not_rip =
+		    JIT_NO_TARGET;
 		j->table_of[key] = (uint8_t)++j->ntables;
 	}
 	return j->table_of[key] - 1;

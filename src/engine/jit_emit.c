@@ -153,16 +153,6 @@ void e_shlx(struct emit *e, unsigned reg, unsigned rm, unsigned count)
 	shift_x(e, 1, reg, rm, count);
 }
 
-void e_crc32(struct emit *e, unsigned reg, unsigned rm)
-{
-	e8(e, 0xf2);
-	rex(e, true, reg, 0, rm);
-	e8(e, 0x0f);
-	e8(e, 0x38);
-	e8(e, 0xf1);
-	e8(e, 3 << 6 | (reg & 7) << 3 | (rm & 7));
-}
-
 void e_jmp_gs(struct emit *e, uint32_t off)
 {
 	e8(e, 0x65);

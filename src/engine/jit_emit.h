@@ -83,8 +83,6 @@ void e_pdep(struct emit *e, unsigned reg, unsigned src, uint32_t off);
 /* sarx, shlx reg, rm, count: 64 bits */
 void e_sarx(struct emit *e, unsigned reg, unsigned rm, unsigned count);
 void e_shlx(struct emit *e, unsigned reg, unsigned rm, unsigned count);
-/* crc32 reg, rm of 8 bytes: no flags */
-void e_crc32(struct emit *e, unsigned reg, unsigned rm);
 /* mov ecx, n; jmp gs:[off]: to a thunk, 13 bytes */
 void e_leave(struct emit *e, uint32_t n, uint32_t off);
 /* jmp gs:[off] */

@@ -24,7 +24,7 @@ static void set_flags(struct engine_cpu *c, uint64_t flags)
 /* The block at rip, of the table that generated code looks up; 0: there is none. Its head does the rest. */
 static uint64_t entry_of(struct jit *j, unsigned key, uint64_t rip)
 {
-	unsigned n = j->table_of[key], i = jit_jump_index(rip);
+	unsigned n = j->table_of[key], i = jit_jump_index(rip, 0);
 
 	return n && j->jump[n - 1].at[i].not_rip == ~rip ? j->jump[n - 1].at[i].entry : 0;
 }

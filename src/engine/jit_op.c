@@ -514,17 +514,17 @@ static void look_up_target(struct making *m, const struct jit_site *s)
 	uint32_t table = JIT_OFF(jump) + m->b->table * (uint32_t)sizeof(struct jit_jump);
 	struct emit *e = &m->e;
 
+	e_rr(e, OP_MOVZX16, false, H_R15, H_R14);
 	if (m->b->base) {
 		e_mov_imm(e, H_R15, (uint64_t)m->b->base << 32);
 		e_lea_full(e, true, false, H_R14, H_R14, H_R15, 0, 0);
+		e_lea(e, H_R15, H_R14, JIT_JUMP_BASE(m->b->base));
+		e_rr(e, OP_MOVZX16, false, H_R15, H_R15);
 	}
-	e_mov_imm(e, H_R15, 0);
-	e_crc32(e, H_R15, H_R14);
-	e_pdep(e, H_R15, H_R15, JIT_OFF(mask_jump));
+	e_lea_full(e, true, false, H_R15, H_R15, H_R15, 0, 0);
 	e_gs_index(e, H_RCX, H_R15, table + (uint32_t)offsetof(struct jit_jump, at[0].not_rip));
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 1);
-	e_jrcxz(e, 5);
-	jit_jump_slow(m, s, NULL, 0);
+	jit_need_zero(m, s);
 	e_gs_index(e, H_R14, H_R15, table + (uint32_t)offsetof(struct jit_jump, at[0].entry));
 }
 

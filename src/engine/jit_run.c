@@ -146,7 +146,7 @@ static void link_to(struct engine_cpu *c, const struct jit_block *b, uint32_t ex
 {
 	struct jit *j = c->jit;
 	struct jit_jump *t = &j->jump[b->table];
-	unsigned i = jit_jump_index(jit_place(b));
+	unsigned i = jit_jump_index(jit_place(b), b->base);
 
 	if (exit_id != JIT_NO_EXIT && j->exit[exit_id].target == b->rip && j->exit[exit_id].key == b->key) {
 		jit_patch(j, j->exit[exit_id].patch, b->entry);

@@ -318,7 +318,7 @@ PROGRAM(p_twins, 16,
 /* An interrupt whose handler is at the IP of the INT. */
 PROGRAM(p_int, 16, "mov $500, %cx\n 1: int $0x40\n dec %cx\n jnz 1b");
 
-/* Seen to fail without b->base in jit_find (the first), without base in jit_place (the second), and with
+/* Seen to fail without b->base in jit_find (the first), without base in jit_place or JIT_JUMP_BASE (the second), and with
  * execute looking at RIP only (the third: a bug that test/engine/diff found). */
 static void one_place_by_two_segments(void **state)
 {
