@@ -18,6 +18,7 @@
  *	jit_trace.h/.c	the path, and which of its accesses lie beside each other
  *	jit_access.c	memory operands
  *	jit_op.c	one guest instruction
+ *	jit_branch.c	branches
  *	jit_vector.c	vector instructions
  *	jit_bits.c	bit strings in memory
  *	jit_string.c	repeated string instructions

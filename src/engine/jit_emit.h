@@ -174,6 +174,9 @@ void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvv
 bool jit_plain_form(const ZydisDecodedInstruction *in);
 /* Prefixes of an instruction that is copied: with more, a copy with its longer operand might be too long. */
 #define JIT_MAX_PREFIXES 3
+/* Begins an access of 8 bytes at guest RSP + disp; ends it, and moves RSP. */
+struct jit_site *jit_stack_access(struct making *m, enum jit_site_kind kind, int32_t disp);
+void jit_stack_done(struct making *m, struct jit_site *s, int32_t change);
 /* Pushes what waits in jit->tmp. */
 void jit_push_tmp(struct making *m);
 /* An instruction for the interpreter. */
@@ -185,18 +188,22 @@ bool jit_in_memory(int n);
 /* -1: in memory. */
 int jit_host_of(int n);
 
+/* -- jit_branch.c -- */
+/* JMP, CALL and conditional ones of all modes, as jit_op; RET of 64-bit mode. */
+bool jit_branch(struct making *m);
+bool jit_return(struct making *m);
+/* Goes to the IP in r14, which an indirect branch has read: to the block in the table of indirect targets, and if there is
+ * none to the interpreter, which executes the branch from its start. If the path follows it, only when it leads elsewhere. */
+void jit_go_to_r14(struct making *m);
+/* The same from its stub. */
+void jit_astray(struct making *m);
+
 /* -- jit_vector.c: vector instructions, and general ones with VEX -- */
 bool jit_vector_op(struct making *m);
 
 /* -- jit_bits.c: BT, BTS, BTR, BTC of a bit string in memory; CMPXCHG8B and CMPXCHG16B -- */
 bool jit_bit_string(struct making *m);
 bool jit_cmpxchg_pair(struct making *m);
-
-/* Goes to the IP in r14, which an indirect branch has read: to the block in the table of indirect targets, and if there is
- * none to the interpreter, which executes the branch from its start. If the path follows it, only when it leads elsewhere. */
-void jit_go_to_r14(struct making *m);
-/* The same from its stub. */
-void jit_astray(struct making *m);
 
 /* -- jit_mode.c, for code that is not 64-bit -- */
 /* Instructions on the stack, or JMP and CALL by register or memory; false: for the interpreter. */
@@ -210,8 +217,6 @@ void jit_mode_push_tmp(struct making *m);
 void jit_mode_push_return(struct making *m);
 /* A copy of m->d means the same in 64-bit mode; its prefixes are changed so that it does, if that is what it takes. */
 bool jit_mode_same(struct making *m);
-/* LOOP and JCXZ, in all modes. */
-bool jit_mode_loop(struct making *m);
 
 /* -- jit_string.c: REP MOVS and REP STOS -- */
 bool jit_string_op(struct making *m);

@@ -358,32 +358,3 @@ bool jit_mode_indirect(struct making *m)
 	jit_go_to_r14(m);
 	return true;
 }
-
-/* rcx = the counter, which has the address's size. */
-static void counter(struct making *m)
-{
-	if (m->d.in.address_width == 16)
-		e_rr(&m->e, OP_MOVZX16, false, H_RCX, H_GUEST_RCX);
-	else
-		e_rr(&m->e, OP_MOV_LOAD, m->d.in.address_width == 64, H_RCX, H_GUEST_RCX);
-}
-
-bool jit_mode_loop(struct making *m)
-{
-	bool loop = m->d.in.mnemonic == ZYDIS_MNEMONIC_LOOP;
-	unsigned width = m->d.in.address_width;
-
-	jit_count(m);
-	if (loop)
-		e_lea_full(&m->e, width == 64, width == 16, H_GUEST_RCX, H_GUEST_RCX, -1, 0, -1);
-	counter(m);
-	if (!loop) {
-		e_jrcxz(&m->e, 2);
-		e8(&m->e, 0xeb); /* jmp over the exit */
-		e8(&m->e, 5);
-	} else {
-		e_jrcxz(&m->e, 5);
-	}
-	jit_exit_to(m, m->i->target);
-	return true;
-}

@@ -16,9 +16,7 @@ void jit_op_call(struct making *m)
 	struct jit_site *s = jit_site_new(m, SITE_CALL, 0);
 
 	s->slow = s->start;
-	e8(&m->e, 0xb8 | H_RCX);
-	e32(&m->e, (uint32_t)(s - m->j->site));
-	e_jmp_gs(&m->e, JIT_OFF(slow_thunk));
+	e_leave(&m->e, (uint32_t)(s - m->j->site), JIT_OFF(slow_thunk));
 }
 
 /* -- Registers -- */
@@ -406,13 +404,12 @@ static bool op_lea(struct making *m)
 	return true;
 }
 
-/* Begins an access of 8 bytes at guest RSP + disp. */
-static struct jit_site *stack_access(struct making *m, enum jit_site_kind kind, int32_t disp)
+struct jit_site *jit_stack_access(struct making *m, enum jit_site_kind kind, int32_t disp)
 {
 	return jit_access(m, &(struct address){.base = RSP, .index = -1, .disp = disp}, kind, 8);
 }
 
-static void stack_done(struct making *m, struct jit_site *s, int32_t change)
+void jit_stack_done(struct making *m, struct jit_site *s, int32_t change)
 {
 	s->end = e_here(&m->e);
 	e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, change);
@@ -426,11 +423,11 @@ void jit_push_tmp(struct making *m)
 		jit_mode_push_tmp(m);
 		return;
 	}
-	s = stack_access(m, SITE_WRITE, -8);
+	s = jit_stack_access(m, SITE_WRITE, -8);
 
 	e_gs(&m->e, OP_MOV_LOAD, true, H_RCX, JIT_OFF(tmp));
 	e_store(&m->e, H_RCX, &m->at);
-	stack_done(m, s, -8);
+	jit_stack_done(m, s, -8);
 }
 
 /* PUSH of memory: the value waits in jit->tmp while the stack's place is looked up. */
@@ -457,7 +454,7 @@ static bool op_push(struct making *m)
 	if (m->d.in.operand_width != 64)
 		return false;
 	if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		s = stack_access(m, SITE_WRITE, -8);
+		s = jit_stack_access(m, SITE_WRITE, -8);
 		e_mov_imm(&m->e, H_RCX, (uint64_t)o->imm.value.s);
 		e_store(&m->e, H_RCX, &m->at);
 	} else {
@@ -467,10 +464,10 @@ static bool op_push(struct making *m)
 			return op_push_memory(m);
 		if (n < 0)
 			return false;
-		s = stack_access(m, SITE_WRITE, -8);
+		s = jit_stack_access(m, SITE_WRITE, -8);
 		e_store(&m->e, jit_reg_in(m, n, H_RCX), &m->at);
 	}
-	stack_done(m, s, -8);
+	jit_stack_done(m, s, -8);
 	return true;
 }
 
@@ -482,7 +479,7 @@ static bool op_pop(struct making *m)
 
 	if (m->d.in.operand_width != 64 || n < 0)
 		return false;
-	s = stack_access(m, SITE_READ, 0);
+	s = jit_stack_access(m, SITE_READ, 0);
 	e_load(&m->e, host_of[n] < 0 ? H_RCX : (unsigned)host_of[n], &m->at);
 	s->end = e_here(&m->e);
 	if (host_of[n] < 0)
@@ -506,205 +503,27 @@ static bool op_leave(struct making *m)
 	return true;
 }
 
-/* -- Branches -- */
-
-/* r14 = the block that the table of indirect targets has for the IP there; else to the site's slow stub. */
-static void look_up_target(struct making *m, const struct jit_site *s)
+static bool stack_op(struct making *m)
 {
-	uint32_t table = JIT_OFF(jump) + m->b->table * (uint32_t)sizeof(struct jit_jump);
-	struct emit *e = &m->e;
-
-	e_rr(e, OP_MOVZX16, false, H_R15, H_R14);
-	if (m->b->base) {
-		e_mov_imm(e, H_R15, (uint64_t)m->b->base << 32);
-		e_lea_full(e, true, false, H_R14, H_R14, H_R15, 0, 0);
-		e_lea(e, H_R15, H_R14, JIT_JUMP_BASE(m->b->base));
-		e_rr(e, OP_MOVZX16, false, H_R15, H_R15);
+	switch (m->d.in.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH: return op_push(m);
+	case ZYDIS_MNEMONIC_POP: return op_pop(m);
+	case ZYDIS_MNEMONIC_LEAVE: return op_leave(m);
+	default: return jit_return(m);
 	}
-	e_lea_full(e, true, false, H_R15, H_R15, H_R15, 0, 0);
-	e_gs_index(e, H_RCX, H_R15, table + (uint32_t)offsetof(struct jit_jump, at[0].not_rip));
-	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 1);
-	jit_need_zero(m, s);
-	e_gs_index(e, H_R14, H_R15, table + (uint32_t)offsetof(struct jit_jump, at[0].entry));
-}
-
-static void jump_r14(struct making *m)
-{
-	e8(&m->e, 0x41);
-	e8(&m->e, 0xff);
-	e8(&m->e, 0xe0 | (H_R14 & 7));
-}
-
-/* Pushes the return address; then the block's exit follows. */
-static void push_return(struct making *m)
-{
-	struct jit_site *s;
-
-	if (m->b->key & JIT_KEY_MODE) {
-		jit_mode_push_return(m);
-		return;
-	}
-	s = stack_access(m, SITE_WRITE, -8);
-	e_mov_imm(&m->e, H_RCX, m->next);
-	e_store(&m->e, H_RCX, &m->at);
-	stack_done(m, s, -8);
-}
-
-/* What a RET takes from the stack. */
-static void pop_return(struct making *m)
-{
-	int32_t size =
-	    m->d.in.operand_width / 8 + (m->d.in.opcode == 0xc2 ? (int32_t)m->d.op[0].imm.value.u : 0);
-
-	if (m->b->key & JIT_KEY_MODE)
-		jit_mode_move_stack(m, size);
-	else
-		e_lea(&m->e, H_GUEST_RSP, H_GUEST_RSP, size);
-}
-
-/* Nothing of the branch is done yet, so from the site the interpreter executes all of it. */
-void jit_astray(struct making *m)
-{
-	look_up_target(m, jit_site_new(m, SITE_CALL, 0));
-	if (m->d.in.meta.category == ZYDIS_CATEGORY_CALL) {
-		e_gs(&m->e, OP_MOV_STORE, true, H_R14, JIT_OFF(tmp));
-		push_return(m);
-		e_jmp_gs(&m->e, JIT_OFF(tmp));
-		return;
-	}
-	if (m->d.in.meta.category == ZYDIS_CATEGORY_RET)
-		pop_return(m);
-	jump_r14(m);
-}
-
-/* rcx 0: r14 is what the path goes on with. */
-static void compare_expected(struct making *m)
-{
-	uint64_t minus = m->b->base - m->i->target;
-
-	if (m->b->key & JIT_KEY_MODE)
-		minus = -(uint64_t)(uint32_t)-minus;
-	if (minus == (uint64_t)(int32_t)minus) {
-		e_lea(&m->e, H_RCX, H_R14, (int32_t)minus);
-	} else {
-		e_mov_imm(&m->e, H_RCX, minus);
-		e_lea_full(&m->e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
-	}
-}
-
-void jit_go_to_r14(struct making *m)
-{
-	if (m->i->way == WAY_END) {
-		jit_astray(m);
-		m->ends = true;
-		return;
-	}
-	compare_expected(m);
-	if (m->i->way == WAY_BACK)
-		jit_need_zero(m, jit_site_new(m, SITE_CALL, 0));
-	else
-		jit_need_expected(m);
-	if (m->d.in.meta.category == ZYDIS_CATEGORY_CALL)
-		push_return(m);
-	else if (m->d.in.meta.category == ZYDIS_CATEGORY_RET)
-		pop_return(m);
-}
-
-static bool op_ret(struct making *m)
-{
-	struct jit_site *s;
-
-	if (m->d.in.operand_width != 64 || !trace_is_near_ret(m->i))
-		return false;
-	jit_count(m);
-	s = stack_access(m, SITE_READ, 0);
-	e_load(&m->e, H_R14, &m->at);
-	s->end = e_here(&m->e);
-	jit_go_to_r14(m);
-	return true;
-}
-
-/* JMP and CALL through a register or memory. */
-static bool op_indirect(struct making *m)
-{
-	const ZydisDecodedOperand *o = &m->d.op[0];
-	struct jit_site *s;
-	struct address a;
-
-	if (m->d.in.operand_width != 64 || m->d.in.opcode != 0xff)
-		return false;
-	if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		if (!trace_address(m->i, o, &a))
-			return false;
-		jit_count(m);
-		s = jit_access(m, &a, SITE_READ, 8);
-		e_load(&m->e, H_R14, &m->at);
-		s->end = e_here(&m->e);
-	} else {
-		unsigned r;
-
-		jit_count(m);
-		r = jit_reg_in(m, decode_gpr_number(o->reg.value), H_R14);
-		if (r != H_R14)
-			e_rr(&m->e, OP_MOV_STORE, true, r, H_R14);
-	}
-	jit_go_to_r14(m);
-	return true;
-}
-
-/* A condition: out of the block on the side that is not expected. */
-static void op_jcc(struct making *m, unsigned cc, uint64_t target)
-{
-	if (m->i->way == WAY_TAKEN)
-		jit_exit_if(m, cc ^ 1, m->next);
-	else
-		jit_exit_if(m, cc, target);
-}
-
-static bool op_branch(struct making *m)
-{
-	const ZydisDecodedOperand *o = &m->d.op[0];
-	bool relative = o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && o->imm.is_relative;
-	uint64_t target = m->i->target;
-	unsigned op = m->d.in.opcode;
-
-	if (m->d.in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || (relative && !is_canonical(target)))
-		return false;
-	if (!relative && m->b->key & JIT_KEY_MODE)
-		return jit_mode_indirect(m);
-	if (!relative)
-		return op_indirect(m);
-	if (trace_is_jcc(m->i)) {
-		jit_count(m);
-		op_jcc(m, op & 15, target);
-		return true;
-	}
-	if (op == 0xe2 || op == 0xe3)
-		return jit_mode_loop(m);
-	if (op != 0xe9 && op != 0xeb && op != 0xe8)
-		return false;
-	jit_count(m);
-	if (op == 0xe8)
-		push_return(m);
-	if (m->i->way == WAY_END) {
-		jit_exit_to(m, target);
-		m->ends = true;
-	}
-	return true;
 }
 
 bool jit_op(struct making *m)
 {
-	struct operands ops;
-
 	bool mode = m->b->key & JIT_KEY_MODE;
+	struct operands ops;
 
 	switch (m->d.in.mnemonic) {
 	case ZYDIS_MNEMONIC_LEA: return op_lea(m);
-	case ZYDIS_MNEMONIC_PUSH: return mode ? jit_mode_stack_op(m) : op_push(m);
-	case ZYDIS_MNEMONIC_POP: return mode ? jit_mode_stack_op(m) : op_pop(m);
-	case ZYDIS_MNEMONIC_LEAVE: return mode ? jit_mode_stack_op(m) : op_leave(m);
-	case ZYDIS_MNEMONIC_RET: return mode ? jit_mode_stack_op(m) : op_ret(m);
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_POP:
+	case ZYDIS_MNEMONIC_LEAVE:
+	case ZYDIS_MNEMONIC_RET: return mode ? jit_mode_stack_op(m) : stack_op(m);
 	case ZYDIS_MNEMONIC_NOP: return !(m->d.in.attributes & ZYDIS_ATTRIB_HAS_LOCK);
 	default: break;
 	}
@@ -714,7 +533,7 @@ bool jit_op(struct making *m)
 		return jit_vector_op(m);
 	if (m->d.in.meta.category == ZYDIS_CATEGORY_COND_BR ||
 	    m->d.in.meta.category == ZYDIS_CATEGORY_UNCOND_BR || m->d.in.meta.category == ZYDIS_CATEGORY_CALL)
-		return op_branch(m);
+		return jit_branch(m);
 	if (!copyable(&m->d.in))
 		return jit_bit_string(m) || jit_cmpxchg_pair(m) || jit_string_op(m) || jit_system_op(m) ||
 		       jit_vector_op(m);

@@ -160,7 +160,7 @@ static bool cover(struct trace *t, unsigned page, unsigned off, unsigned len)
 	return true;
 }
 
-/* Those of the instruction: on one page or two. */
+/* Those of the instruction: on one page or two, which decode has read. */
 static bool cover_insn(struct engine_cpu *c, struct trace *t, const struct trace_insn *i)
 {
 	unsigned off = i->rip & PAGE_OFFSET_MASK, len = (unsigned)(i->next - i->rip);
