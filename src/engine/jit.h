@@ -30,6 +30,7 @@
  *	jit_tlb.c	the table that generated code looks up
  *	jit_lean.c	SYSCALL and SYSRET
  *	jit_page.c	pages with translated code: stores to them, epochs
+ *	jit_near.c	which accesses are worth a look at the page before
  */
 #ifndef USERKVM_ENGINE_JIT_H
 #define USERKVM_ENGINE_JIT_H
@@ -105,13 +106,20 @@ struct jit_tlb {
  * Pages that a few instructions share, tried before the table: minus the page's address (JIT_NO_PAGE: none) and what to
  * add. Both are known before the guest's address is, so the access does not wait for them.
  */
-#define JIT_NEAR	64
+#define JIT_NEAR	1024
 #define JIT_HOLDS_LOCAL 1 /* pages that are not global, found since the address space was entered */
 #define JIT_HOLDS_LOW	2
 #define JIT_HOLDS_HIGH	4
 struct jit_near {
 	uint64_t neg[JIT_NEAR], add[JIT_NEAR];
+	/* Look-ups that went on to the table, and the site of the last one: jit_near.c. */
+	struct {
+		uint32_t times, site;
+	} far[JIT_NEAR];
 };
+/* How a look-up begins: with the page before, with the table (which is counted, for a while), or it is made without that. */
+enum jit_nearness { NEAR_FIRST, NEAR_TRIED, NEAR_NOT };
+#define JIT_TRIALS 512 /* sites at a time */
 
 /* No canonical address plus this is one. */
 #define JIT_NO_ADDEND BIT(62)
@@ -191,10 +199,13 @@ struct jit_site {
 	uint32_t start, end; /* code offsets; sorted by start */
 	uint32_t again;	     /* where a revocation, or a filled table, begins it again */
 	uint32_t slow;	     /* where a host fault goes on */
+	uint32_t look;	     /* code offset of a look-up that begins near; 0: it does not */
+	uint32_t far;	     /* and where it goes on to the table */
 	uint32_t block;
 	uint8_t index; /* of the instruction */
 	uint8_t size, kind;
-	uint8_t near;	  /* of JIT_NEAR */
+	uint16_t near;	  /* of JIT_NEAR */
+	uint8_t tried;	  /* times */
 	int8_t leads;	  /* the group whose look-up this is, or -1 */
 	int8_t uncounted; /* as in its step; -1: it was counted itself */
 	bool sole;	  /* the only look-up for a group in its instruction */
@@ -283,6 +294,13 @@ struct jit {
 	bool plain[JIT_HEAT];	/* blocks there are made without groups: these were looked up in vain */
 	bool alone[JIT_HEAT];	/* and those on one page: others were not there often enough */
 	bool missed;		/* a block was not entered because of that: the interpreter has to go on */
+	bool table[JIT_HEAT];	/* instructions there are made with the table at once: they were not near */
+	struct {
+		uint32_t site, misses; /* in the period before */
+	} trial[JIT_TRIALS];
+	uint32_t ntrials;
+	uint64_t near_since;	      /* CPU time at the last end of a period of jit_near_judge */
+	double near_before, near_now; /* how long the last two were */
 	uint64_t code_pages[JIT_CODE_PAGES / 64];
 	struct {
 		uint64_t translated, translated32, translated16, flushes, code_most, fallbacks, exits,
@@ -413,6 +431,8 @@ uint8_t *jit_heat(struct jit *j, uint64_t rip);
 uint64_t jit_led_to(struct jit *j, uint64_t rip);
 /* Blocks at rip are made without groups. */
 bool *jit_plain(struct jit *j, uint64_t rip);
+/* The instruction at rip looks at the table at once. */
+bool *jit_by_table(struct jit *j, uint64_t rip);
 /* Blocks at rip lie on one page. */
 bool *jit_alone(struct jit *j, uint64_t rip);
 /* Points the rel32 at `patch` to code offset `to`. */
@@ -422,6 +442,19 @@ void jit_patch(struct jit *j, uint32_t patch, uint32_t to);
 /* Translates the block at c->rip, whose page is `host` (read under seq). NULL: nothing to translate there, or no
  * room (then everything was flushed). */
 struct jit_block *jit_translate(struct engine_cpu *c);
+
+/* -- jit_near.c -- */
+/* Now and then, with no generated code on the stack: changes how sites look pages up. */
+void jit_near_judge(struct jit *j);
+/* All blocks are forgotten. */
+void jit_near_flush(struct jit *j);
+/* A site with `look` is made. */
+void jit_near_made(struct jit *j, const struct jit_site *s);
+/* Tests: not 0: what is made of this and the instruction's address decides. */
+extern uint64_t jit_near_forced;
+/* Tests: 0: a period ends at each call, and all are taken to be equally long. */
+extern uint64_t jit_near_period;
+enum jit_nearness jit_near_at(uint64_t rip);
 
 /* -- jit_thunk.c -- */
 void jit_make_thunks(struct engine_cpu *c);
@@ -434,6 +467,13 @@ void jit_begin(struct engine_cpu *c);
 void jit_landed(struct engine_cpu *c);
 /* What generated code calls at a site, with all state in c; returns where to go on, 0 = leave. */
 uint64_t jit_slow(struct engine_cpu *c, uint32_t site);
+/* The linear address of a block's instruction. */
+static inline uint64_t jit_step_rip(const struct jit *j, const struct jit_block *b, unsigned k)
+{
+	return b->rip + (uint64_t)(int64_t)j->step[b->step + k].at;
+}
+/* Another block is made when RIP comes there again. */
+void jit_forget(struct jit *j, struct jit_block *b);
 /* The same at the head of a block whose stamp is not the word. */
 uint64_t jit_head(struct engine_cpu *c, uint32_t block);
 

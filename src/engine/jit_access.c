@@ -139,13 +139,17 @@ static void look_absolute(struct making *m, const struct jit_site *s, const stru
 	m->at = (struct place_of){H_R14, H_R15, 0};
 }
 
-/* Both ends of s->size bytes at rcx, an offset in a page: rcx 0 if they lie there. Uses r15. */
-static void emit_inside(struct making *m, const struct jit_site *s)
+/*
+ * Both ends of s->size bytes at rcx, an offset in a page: rcx 0 if they lie there. `exact` false: and only if they are
+ * aligned, which is one instruction. Uses r15.
+ */
+static void emit_inside(struct making *m, const struct jit_site *s, bool exact)
 {
 	struct emit *e = &m->e;
 	unsigned size = s->size;
 
-	if ((size <= 8 || size == m->aligned) && !(size & (size - 1))) {
+	if (size == 1 || (size == m->aligned && size <= 64) ||
+	    (!exact && size <= 8 && !(size & (size - 1)))) {
 		e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_near) + 8 * (uint32_t)__builtin_ctz(size));
 		return;
 	}
@@ -155,23 +159,62 @@ static void emit_inside(struct making *m, const struct jit_site *s)
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R15, 0, 0);
 }
 
+static uint32_t near_table(const struct making *m, const struct jit_site *s)
+{
+	return JIT_OFF(near) + (2 * (m->b->key & JIT_KEY_CLASS) + (s->kind == SITE_WRITE)) *
+				   (uint32_t)sizeof(struct jit_near);
+}
+
 static struct look near_columns(const struct making *m, const struct jit_site *s)
 {
-	uint32_t table = JIT_OFF(near) + (2 * (m->b->key & JIT_KEY_CLASS) + (s->kind == SITE_WRITE)) *
-					     (uint32_t)sizeof(struct jit_near);
+	uint32_t table = near_table(m, s);
 
 	return (struct look){table + (uint32_t)offsetof(struct jit_near, neg) + 8U * s->near,
 			     table + (uint32_t)offsetof(struct jit_near, add) + 8U * s->near};
 }
 
 /* Instructions that are executed together have different ones, mostly. */
-static uint8_t near_of(const struct trace_insn *i, const struct address *a)
+static uint16_t near_of(const struct trace_insn *i, const struct address *a)
 {
 	return ((i->rip >> 1) * 0x9e3779b97f4a7c15ULL >> 40 ^ (uint64_t)(a->base + 1)) & (JIT_NEAR - 1);
 }
 
+/* The table at once. */
+static void look_table(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
+{
+	struct look t = jit_columns(m, s->kind == SITE_WRITE);
+	int base = direct_base(a);
+	struct emit *e = &m->e;
+
+	if (a->check)
+		emit_checked(m, a, s);
+	else
+		emit_linear(m, a, delta);
+	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
+	e_gs_index(e, H_RCX, H_R15, t.neg);
+	if (base >= 0) {
+		/* The address is not needed any more. */
+		if (s->size > 1)
+			e_lea(e, H_R14, H_R14, s->size - 1);
+		e_pext(e, H_R14, H_R14, JIT_OFF(mask_page));
+		e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
+		emit_judge(m, s, a, delta);
+		m->at = (struct place_of){base, H_R15, (int32_t)a->disp};
+	} else {
+		if (s->size > 1)
+			e_lea(e, H_R15, H_R14, s->size - 1);
+		e_pext(e, H_R15, s->size > 1 ? H_R15 : H_R14, JIT_OFF(mask_page));
+		e_lea_full(e, true, false, H_RCX, H_RCX, H_R15, 0, 0);
+		emit_judge(m, s, a, delta);
+		e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
+		m->at = (struct place_of){H_R14, H_R15, (int32_t)-delta};
+	}
+	e_gs_index(e, H_R15, H_R15, t.add);
+}
+
 /* From a base register no address is computed but by the access itself; else it is in r14 first. */
-static void look_near(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
+static void look_near(struct making *m, struct jit_site *s, const struct address *a, int64_t delta,
+		      bool exact)
 {
 	struct look near = near_columns(m, s);
 	int base = direct_base(a);
@@ -180,6 +223,7 @@ static void look_near(struct making *m, const struct jit_site *s, const struct a
 
 	if (base >= 0) {
 		m->at = (struct place_of){base, H_R15, (int32_t)a->disp};
+		s->look = e_here(e);
 		e_gs(e, OP_MOV_LOAD, true, H_R15, near.neg);
 		e_lea_full(e, true, false, H_RCX, base, H_R15, 0, (int32_t)(a->disp + delta));
 	} else {
@@ -188,38 +232,55 @@ static void look_near(struct making *m, const struct jit_site *s, const struct a
 			emit_checked(m, a, s);
 		else
 			emit_linear(m, a, delta);
+		s->look = e_here(e);
 		e_gs(e, OP_MOV_LOAD, true, H_R15, near.neg);
 		e_lea_full(e, true, false, H_RCX, H_R14, H_R15, 0, 0);
 	}
-	emit_inside(m, s);
+	emit_inside(m, s, exact);
 	e_jrcxz(e, 5);
 	far = e_jmp(e, 0);
 	e_gs(e, OP_MOV_LOAD, true, H_R15, near.add);
 	jit_jump_far(m, s, far, a, delta, e_here(e));
 }
 
-void jit_access_far(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta,
-		    uint32_t back)
+/* Of a site that looked near; uses rcx. */
+static void count_far(struct making *m, const struct jit_site *s)
+{
+	uint32_t slot = near_table(m, s) + (uint32_t)offsetof(struct jit_near, far) + 8U * s->near;
+
+	e_gs(&m->e, OP_MOV_LOAD, false, H_RCX, slot);
+	e_lea(&m->e, H_RCX, H_RCX, 1);
+	e_gs(&m->e, OP_MOV_STORE, false, H_RCX, slot);
+	e_mov_imm(&m->e, H_RCX, (uint64_t)(s - m->j->site));
+	e_gs(&m->e, OP_MOV_STORE, false, H_RCX, slot + 4);
+}
+
+void jit_access_far(struct making *m, struct jit_site *s, const struct jit_stub *stub)
 {
 	struct look t = jit_columns(m, s->kind == SITE_WRITE), near = near_columns(m, s);
+	const struct address *a = &stub->a;
 	int base = direct_base(a);
 	struct emit *e = &m->e;
 
+	s->far = e_here(e);
+	count_far(m, s);
 	if (base >= 0)
-		e_lea(e, H_R14, (unsigned)base, (int32_t)(a->disp + delta));
+		e_lea(e, H_R14, (unsigned)base, (int32_t)(a->disp + stub->delta));
 	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
 	if (s->size > 1)
 		e_lea(e, H_RCX, H_R14, s->size - 1);
 	e_pext(e, H_RCX, s->size > 1 ? H_RCX : H_R14, JIT_OFF(mask_page));
 	e_gs_index(e, H_R15, H_R15, t.neg);
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R15, 0, 0);
-	emit_judge(m, s, a, delta);
+	emit_judge(m, s, a, stub->delta);
 	e_pdep(e, H_RCX, H_R15, JIT_OFF(mask_page));
 	e_gs(e, OP_MOV_STORE, true, H_RCX, near.neg);
 	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
 	e_gs_index(e, H_R15, H_R15, t.add);
 	e_gs(e, OP_MOV_STORE, true, H_R15, near.add);
-	e_jmp(e, back);
+	e_jmp(e, stub->back);
+	if (!e->full)
+		jit_near_made(m->j, s);
 }
 
 /* -- Groups -- */
@@ -249,17 +310,26 @@ static bool fits(int64_t v)
 	return v == (int32_t)v;
 }
 
+static bool by_table(const struct making *m)
+{
+	if (unlikely(jit_near_forced))
+		return jit_near_at(m->i->rip) == NEAR_NOT;
+	return *jit_by_table(m->j, m->i->rip);
+}
+
 /* Its look-up: for the access alone, or for a group. */
 static struct jit_site *emit_look(struct making *m, const struct address *a, enum jit_site_kind kind,
-				  unsigned size, int64_t delta)
+				  unsigned size, int64_t delta, bool alone)
 {
 	struct jit_site *s = jit_site_new(m, kind, size);
 
 	s->near = near_of(m->i, a);
 	if (a->absolute && !a->seg)
 		look_absolute(m, s, a, delta);
+	else if (by_table(m))
+		look_table(m, s, a, delta);
 	else
-		look_near(m, s, a, delta);
+		look_near(m, s, a, delta, !alone);
 	return s;
 }
 
@@ -297,8 +367,9 @@ struct jit_site *jit_access(struct making *m, const struct address *a, enum jit_
 		return s;
 	}
 	if (!g)
-		return emit_look(m, a, kind, size, 0);
-	s = emit_look(m, a, g->write ? SITE_WRITE : kind, (unsigned)(g->hi - g->lo), delta);
+		return emit_look(m, a, kind, size, 0, true);
+	s = emit_look(m, a, g->write ? SITE_WRITE : kind, (unsigned)(g->hi - g->lo), delta,
+		      (unsigned)(g->hi - g->lo) == size);
 	s->own = (uint8_t)-delta;
 	s->own_size = (uint8_t)size;
 	s->own_write = kind == SITE_WRITE;

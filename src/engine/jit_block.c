@@ -105,9 +105,10 @@ static void emit_far(struct making *m, unsigned k)
 	struct jit_site *s = &m->j->site[m->j->nsites++];
 
 	*s = m->j->site[main];
+	s->look = 0;
 	s->start = e_here(&m->e);
 	jit_patch(m->j, m->stub[k].patch, s->start);
-	jit_access_far(m, &m->j->site[main], &m->stub[k].a, m->stub[k].delta, m->stub[k].back);
+	jit_access_far(m, &m->j->site[main], &m->stub[k]);
 	s->end = e_here(&m->e);
 }
 

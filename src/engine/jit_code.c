@@ -163,6 +163,7 @@ void jit_flush(struct engine_cpu *c)
 	j->nblocks = j->nsites = j->nexits = j->nsteps = j->bytes_used = 0;
 	j->exit_id = JIT_NO_EXIT;
 	j->stats.flushes++;
+	jit_near_flush(j);
 	jit_tlb_clear(c);
 }
 

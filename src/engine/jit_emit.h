@@ -127,6 +127,20 @@ void e_store(struct emit *e, unsigned reg, const struct place_of *at);
  * an unexpected place needs once more. */
 #define JIT_INSN_SITES 11
 
+/* What is to be placed behind the block: a site's slow side, its look-up in the table, a branch's unexpected side. */
+struct jit_stub {
+	uint32_t site, patch;
+	bool computes; /* the linear address, for jit_slow */
+	bool looks;    /* in the table: jit_access_far, which goes on at `back` */
+	bool astray;   /* jit_astray: the rest of instruction `index`, with the state that was then */
+	uint8_t index;
+	bool vector;
+	int uncounted;
+	uint32_t back;
+	struct address a;
+	int64_t delta;
+};
+
 /* What a block's making remembers. */
 struct making {
 	struct emit e;
@@ -144,19 +158,7 @@ struct making {
 	struct jit_site *led;	  /* the look-up for a group that it made */
 	struct jit_site *outside; /* where an access that its segment does not allow goes */
 	int uncounted;		  /* instructions that c->retired has not heard of yet (statistics) */
-	/* slow stubs to be placed behind the block: their sites and the jumps that go there */
-	struct {
-		uint32_t site, patch;
-		bool computes; /* the linear address, for jit_slow */
-		bool looks;    /* in the table: jit_access_far */
-		bool astray;   /* jit_astray: the rest of instruction `index`, with the state that was then */
-		uint8_t index;
-		bool vector;
-		int uncounted;
-		uint32_t back;
-		struct address a;
-		int64_t delta;
-	} stub[JIT_BLOCK_MAX * JIT_INSN_SITES + 1];
+	struct jit_stub stub[JIT_BLOCK_MAX * JIT_INSN_SITES + 1];
 	unsigned nstubs;
 	uint32_t first_exit; /* their stubs follow */
 	bool ends;	     /* the instruction ended the block */
@@ -234,9 +236,8 @@ struct look {
 	uint32_t neg, add;
 };
 struct look jit_columns(const struct making *m, bool write);
-/* The look-up of a page that was not near, for a stub; goes on at `back`. */
-void jit_access_far(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta,
-		    uint32_t back);
+/* The look-up of a page that was not near. */
+void jit_access_far(struct making *m, struct jit_site *s, const struct jit_stub *stub);
 /* The linear address plus delta in r14, for a slow stub. */
 void jit_slow_address(struct making *m, const struct address *a, int64_t delta);
 

@@ -101,8 +101,7 @@ static enum same same_code(struct engine_cpu *c, struct jit_block *b)
 	return SAME;
 }
 
-/* Another one is made when RIP comes there again. */
-static void forget_block(struct jit *j, struct jit_block *b)
+void jit_forget(struct jit *j, struct jit_block *b)
 {
 	b->dead = true;
 	j->stamp[b - j->block] = JIT_NO_STAMP;
@@ -120,12 +119,12 @@ static uint64_t enter_block(struct engine_cpu *c, struct jit_block *b)
 		return 0;
 	switch (same_code(c, b)) {
 	case SAME: break;
-	case OTHER: forget_block(j, b); return 0;
+	case OTHER: jit_forget(j, b); return 0;
 	case NOT_NOW:
 		j->missed = true;
 		if (++b->misses == JIT_IN_VAIN) {
 			*jit_alone(j, b->rip) = true;
-			forget_block(j, b);
+			jit_forget(j, b);
 		}
 		return 0;
 	}
@@ -257,7 +256,7 @@ static bool look_in_vain(struct jit *j, struct jit_block *b)
 	if (++b->in_vain < JIT_IN_VAIN)
 		return false;
 	*jit_plain(j, b->rip) = true;
-	forget_block(j, b);
+	jit_forget(j, b);
 	return true;
 }
 
@@ -375,6 +374,11 @@ bool *jit_plain(struct jit *j, uint64_t rip)
 	return &j->plain[heat_index(rip)];
 }
 
+bool *jit_by_table(struct jit *j, uint64_t rip)
+{
+	return &j->table[heat_index(rip)];
+}
+
 bool *jit_alone(struct jit *j, uint64_t rip)
 {
 	return &j->alone[heat_index(rip)];
@@ -471,6 +475,7 @@ void jit_run(struct engine_cpu *c)
 {
 	struct jit *j = c->jit;
 	uint32_t exit_id = JIT_NO_EXIT;
+	bool looked;
 
 	if (!jit_start(c)) {
 		while (jit_calm(c))
@@ -478,11 +483,13 @@ void jit_run(struct engine_cpu *c)
 		return;
 	}
 	code_keep_looking(c->code);
-	if ((atomic_load_explicit(&c->look, memory_order_relaxed) && atomic_exchange(&c->look, false)) ||
-	    atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) != j->seen_seq) {
+	looked = atomic_load_explicit(&c->look, memory_order_relaxed) && atomic_exchange(&c->look, false);
+	if (looked || atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) != j->seen_seq) {
 		j->seen_seq = atomic_load_explicit(&c->revoke_seq, memory_order_relaxed);
 		jit_new_contents(c);
 	}
+	if (looked)
+		jit_near_judge(j);
 	j->gs_outside = jit_gs_enter(c);
 	j->inside = true;
 	jit_watch(j);
