@@ -9,7 +9,7 @@
  */
 #include "engine/jit_emit.h"
 
-#define BLOCK_ROOM 24576 /* bytes that a block may take */
+#define BLOCK_ROOM 32768 /* bytes that a block may take */
 #define NO_PATCH   UINT32_MAX
 
 /* The trace's instruction number m->index is the one that is emitted. */
