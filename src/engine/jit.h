@@ -110,8 +110,10 @@ struct jit_tlb {
 #define JIT_HOLDS_LOCAL 1 /* pages that are not global, found since the address space was entered */
 #define JIT_HOLDS_LOW	2
 #define JIT_HOLDS_HIGH	4
+#define JIT_NEAR_PART	64
 struct jit_near {
 	uint64_t neg[JIT_NEAR], add[JIT_NEAR];
+	uint64_t used[JIT_NEAR / JIT_NEAR_PART]; /* 0: none of these has a page */
 	/* Look-ups that went on to the table, and the site of the last one: jit_near.c. */
 	struct {
 		uint32_t times, site;

@@ -274,6 +274,9 @@ void jit_access_far(struct making *m, struct jit_site *s, const struct jit_stub 
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R15, 0, 0);
 	emit_judge(m, s, a, stub->delta);
 	e_pdep(e, H_RCX, H_R15, JIT_OFF(mask_page));
+	/* RSP is not 0. A kick in between begins the look-up again. */
+	e_gs(e, OP_MOV_STORE, true, H_RSP,
+	     near_table(m, s) + (uint32_t)offsetof(struct jit_near, used) + 8U * (s->near / JIT_NEAR_PART));
 	e_gs(e, OP_MOV_STORE, true, H_RCX, near.neg);
 	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
 	e_gs_index(e, H_R15, H_R15, t.add);

@@ -92,6 +92,7 @@ static void set_constants(struct engine_cpu *c)
 	j->fill = (uint64_t)jit_fill;
 	j->vector_out = 1;
 	j->exit_id = JIT_NO_EXIT;
+	memset(j->near, 1, sizeof(j->near)); /* in use, to be cleared */
 }
 
 bool jit_start(struct engine_cpu *c)

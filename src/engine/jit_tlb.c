@@ -31,8 +31,12 @@ SIGSAFE void jit_drop_groups(struct jit *j)
 
 static SIGSAFE void near_clear(struct jit *j, unsigned class)
 {
-	no_pages(j->near[class][0].neg, JIT_NEAR);
-	no_pages(j->near[class][1].neg, JIT_NEAR);
+	for (struct jit_near *n = j->near[class]; n < j->near[class] + 2; n++)
+		for (unsigned k = 0; k < ARRAY_SIZE(n->used); k++)
+			if (((volatile uint64_t *)n->used)[k]) {
+				((volatile uint64_t *)n->used)[k] = 0;
+				no_pages(n->neg + k * JIT_NEAR_PART, JIT_NEAR_PART);
+			}
 }
 
 SIGSAFE void jit_near_clear(struct jit *j)

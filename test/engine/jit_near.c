@@ -206,7 +206,8 @@ static const struct {
     {"CR4.PGE", no_pge, no_pge_end, 20},
 };
 
-/* Seen to fail: without near_clear in jit_new_page and in jit_new_space, and without their stores to the table (NEAR_NOT). */
+/* Seen to fail: without near_clear in jit_new_page and in jit_new_space, without their stores to the table (NEAR_NOT), with
+ * a near page that is put there without near->used. */
 static void new_mappings_are_obeyed(void **state)
 {
 	for (unsigned k = 0; k < ARRAY_SIZE(turns) * SEEDS; k++) {
