@@ -10,7 +10,7 @@
  * table lacks tests and then sequences until so many instructions were executed. What is compared with the host is in
  * these forms compared with the interpreter too, if the tier translates. --cells keeps the table between runs.
  * Seen to fail: sequences without flags_out in call_handler, and with a look-up of one byte less (e_lea) in
- * the translator; disturbed ones without fpu_live in enter_block (a bug that they found); every mode with an interp_one
+ * the translator, near or in the table at once (look_table); disturbed ones without fpu_live in enter_block (a bug that they found); every mode with an interp_one
  * that flips CF each thousandth time for the cpu that translates.
  * WORKS: Every ring-3 instruction of the host CPU | random sequences in 64-, 32- and 16-bit mode, compared with the host itself
  */
