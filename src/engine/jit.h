@@ -59,7 +59,7 @@
 #define JIT_RANGES	16    /* places in them */
 #define JIT_GROUPS	16
 #define JIT_STEPS	(1u << 22)
-#define JIT_IN_VAIN	64 /* times that a block's groups may not be looked up, before it is made without */
+#define JIT_IN_VAIN	64 /* times that a block's groups may not be looked up, before it is made otherwise */
 #define JIT_CODE_PAGES	(1u << 22) /* bits of the filter of host pages with translated code */
 
 /*
@@ -125,6 +125,10 @@ enum jit_nearness { NEAR_FIRST, NEAR_TRIED, NEAR_NOT };
 
 /* No canonical address plus this is one. */
 #define JIT_NO_ADDEND BIT(62)
+
+/* A block's accesses in groups; the same, with what counts on a group's look-up once more behind the block, each access on its
+ * own, for when there is none; no groups at all. */
+enum jit_grouping { GROUPS, GROUPS_APART, NO_GROUPS };
 
 /* Targets of indirect branches between blocks of one key, by jit_jump_index: the complement of jit_place, and the block's
  * entry. Fresh zeros match ~0 only, whose place is not left zero. */
@@ -209,6 +213,7 @@ struct jit_site {
 	uint16_t near;	  /* of JIT_NEAR */
 	uint8_t tried;	  /* times */
 	int8_t leads;	  /* the group whose look-up this is, or -1 */
+	uint8_t apart;	  /* in such a part: its last instruction's number; 0: it is in the block itself */
 	int8_t uncounted; /* as in its step; -1: it was counted itself */
 	bool sole;	  /* the only look-up for a group in its instruction */
 	bool plain;	  /* the access faults before anything else of the instruction does, and as a whole */
@@ -291,12 +296,12 @@ struct jit {
 	uint8_t heat[JIT_HEAT];
 	struct jit_led {
 		uint64_t from, to;
-		unsigned times; /* in a row */
-	} led[JIT_LED];		/* where cold branches led, by their addresses */
-	bool plain[JIT_HEAT];	/* blocks there are made without groups: these were looked up in vain */
-	bool alone[JIT_HEAT];	/* and those on one page: others were not there often enough */
-	bool missed;		/* a block was not entered because of that: the interpreter has to go on */
-	bool table[JIT_HEAT];	/* instructions there are made with the table at once: they were not near */
+		unsigned times;	    /* in a row */
+	} led[JIT_LED];		    /* where cold branches led, by their addresses */
+	uint8_t grouping[JIT_HEAT]; /* of blocks there: enum jit_grouping */
+	bool alone[JIT_HEAT];	    /* and those on one page: others were not there often enough */
+	bool missed;	      /* a block was not entered because of that: the interpreter has to go on */
+	bool table[JIT_HEAT]; /* instructions there are made with the table at once: they were not near */
 	struct {
 		uint32_t site, misses; /* in the period before */
 	} trial[JIT_TRIALS];
@@ -431,8 +436,8 @@ void jit_watch(struct jit *j);
 uint8_t *jit_heat(struct jit *j, uint64_t rip);
 /* Where the branch at rip has led each time of late; if that is no one place, no canonical address. */
 uint64_t jit_led_to(struct jit *j, uint64_t rip);
-/* Blocks at rip are made without groups. */
-bool *jit_plain(struct jit *j, uint64_t rip);
+/* The enum jit_grouping of blocks at rip. */
+uint8_t *jit_grouping(struct jit *j, uint64_t rip);
 /* The instruction at rip looks at the table at once. */
 bool *jit_by_table(struct jit *j, uint64_t rip);
 /* Blocks at rip lie on one page. */

@@ -108,7 +108,10 @@ struct look jit_columns(const struct making *m, bool write)
 static void emit_judge(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
 {
 	e_jrcxz(&m->e, 5);
-	jit_jump_slow(m, s, a, delta);
+	if (s->leads == NO_GROUP)
+		jit_jump_slow(m, s, a, delta);
+	else
+		jit_jump_apart(m, s, a, delta);
 }
 
 static uint64_t constant(const struct address *a, int64_t delta)
@@ -320,12 +323,13 @@ static bool by_table(const struct making *m)
 	return *jit_by_table(m->j, m->i->rip);
 }
 
-/* Its look-up: for the access alone, or for a group. */
+/* Its look-up: for the access alone, or for a group, whose size may be the access's nevertheless. */
 static struct jit_site *emit_look(struct making *m, const struct address *a, enum jit_site_kind kind,
-				  unsigned size, int64_t delta, bool alone)
+				  unsigned size, int64_t delta, bool alone, int group)
 {
 	struct jit_site *s = jit_site_new(m, kind, size);
 
+	s->leads = (int8_t)group;
 	s->near = near_of(m->i, a);
 	if (a->absolute && !a->seg)
 		look_absolute(m, s, a, delta);
@@ -370,13 +374,12 @@ struct jit_site *jit_access(struct making *m, const struct address *a, enum jit_
 		return s;
 	}
 	if (!g)
-		return emit_look(m, a, kind, size, 0, true);
+		return emit_look(m, a, kind, size, 0, true, NO_GROUP);
 	s = emit_look(m, a, g->write ? SITE_WRITE : kind, (unsigned)(g->hi - g->lo), delta,
-		      (unsigned)(g->hi - g->lo) == size);
+		      (unsigned)(g->hi - g->lo) == size, x->group);
 	s->own = (uint8_t)-delta;
 	s->own_size = (uint8_t)size;
 	s->own_write = kind == SITE_WRITE;
-	s->leads = (int8_t)x->group;
 	s->sole = !m->led;
 	if (m->led)
 		m->led->sole = false;

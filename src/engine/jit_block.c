@@ -9,7 +9,7 @@
  */
 #include "engine/jit_emit.h"
 
-#define BLOCK_ROOM 32768 /* bytes that a block may take */
+#define BLOCK_ROOM 65536 /* bytes that a block may take */
 #define NO_PATCH   UINT32_MAX
 
 /* The trace's instruction number m->index is the one that is emitted. */
@@ -23,6 +23,14 @@ static void take_insn(struct making *m)
 	m->led = NULL;
 	m->d.in = i->d.in;
 	memcpy(m->d.op, i->d.op, i->d.in.operand_count * sizeof(m->d.op[0]));
+}
+
+static void emit_op(struct making *m)
+{
+	if (!jit_op(m))
+		jit_op_call(m);
+	if (m->j->by_mnemonic)
+		m->uncounted++;
 }
 
 /* -- Sites and their slow sides -- */
@@ -39,6 +47,7 @@ struct jit_site *jit_site_new(struct making *m, enum jit_site_kind kind, unsigne
 			       .size = (uint8_t)size,
 			       .kind = (uint8_t)kind,
 			       .leads = NO_GROUP,
+			       .apart = (uint8_t)m->apart,
 			       .own_size = (uint8_t)size,
 			       .own_write = kind == SITE_WRITE,
 			       .plain = m->d.in.meta.isa_ext == ZYDIS_ISA_EXT_BASE ||
@@ -57,7 +66,7 @@ static void stub_new(struct making *m, const struct jit_site *s, uint32_t patch,
 	m->stub[m->nstubs].site = (uint32_t)(s - m->j->site);
 	m->stub[m->nstubs].patch = patch;
 	m->stub[m->nstubs].computes = a;
-	m->stub[m->nstubs].looks = m->stub[m->nstubs].astray = false;
+	m->stub[m->nstubs].looks = m->stub[m->nstubs].astray = m->stub[m->nstubs].apart = false;
 	m->stub[m->nstubs].delta = delta;
 	if (a)
 		m->stub[m->nstubs].a = *a;
@@ -77,6 +86,12 @@ void jit_jump_far(struct making *m, const struct jit_site *s, uint32_t patch, co
 	m->stub[m->nstubs - 1].back = back;
 }
 
+void jit_jump_apart(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
+{
+	jit_jump_slow(m, s, a, delta);
+	m->stub[m->nstubs - 1].apart = m->grouping == GROUPS_APART;
+}
+
 void jit_need_zero(struct making *m, const struct jit_site *s)
 {
 	e_jrcxz(&m->e, 5);
@@ -91,6 +106,7 @@ void jit_need_expected(struct making *m)
 	m->stub[m->nstubs - 1].index = (uint8_t)m->index;
 	m->stub[m->nstubs - 1].vector = m->vector;
 	m->stub[m->nstubs - 1].uncounted = m->uncounted;
+	m->stub[m->nstubs - 1].until = (uint8_t)m->apart;
 }
 
 void jit_only_slow(struct making *m, const struct jit_site *s, const struct address *a)
@@ -119,9 +135,44 @@ static void emit_astray(struct making *m, unsigned k)
 	m->index = m->stub[k].index;
 	m->vector = m->stub[k].vector;
 	m->uncounted = m->stub[k].uncounted;
+	m->apart = m->stub[k].until;
 	take_insn(m);
 	m->accesses = m->i->naccess;
 	jit_astray(m);
+	m->apart = 0;
+}
+
+/*
+ * What counts on the look-up of the stub's site, from its instruction on, each access with its own; the way back into the
+ * block. An access that the interpreter executes here takes it to the part's end, as no group is looked up.
+ */
+static void emit_apart(struct making *m, unsigned k)
+{
+	const struct jit_step *step = &m->j->step[m->b->step];
+	unsigned from = m->j->site[m->stub[k].site].index;
+
+	jit_patch(m->j, m->stub[k].patch, e_here(&m->e));
+	m->stub[k].patch = NO_PATCH;
+	m->apart = step[from].until;
+	m->nparted += m->apart - from + 1;
+	m->vector = step[from].vector;
+	m->uncounted = step[from].uncounted;
+	m->ends = false;
+	for (m->index = from; m->index <= m->apart && !m->e.full; m->index++) {
+		take_insn(m);
+		m->accesses = m->i->naccess;
+		emit_op(m);
+	}
+	if (!m->ends)
+		e_jmp(&m->e, step[m->apart + 1].code);
+	m->apart = 0;
+}
+
+static bool may_part(const struct making *m, const struct jit_stub *stub)
+{
+	unsigned from = m->j->site[stub->site].index, until = m->j->step[m->b->step + from].until;
+
+	return stub->apart && m->nparted + until - from < JIT_BLOCK_MAX;
 }
 
 static void emit_stubs(struct making *m)
@@ -136,6 +187,10 @@ static void emit_stubs(struct making *m)
 		if (m->stub[k].astray) {
 			emit_astray(m, k);
 			continue;
+		}
+		if (may_part(m, &m->stub[k])) {
+			emit_apart(m, k);
+			here = e_here(&m->e);
 		}
 		if (m->stub[k].computes)
 			jit_slow_address(m, &m->stub[k].a, m->stub[k].delta);
@@ -234,10 +289,7 @@ static void emit_insn(struct making *m)
 {
 	take_insn(m);
 	begin_step(m, true, m->i->rip);
-	if (!jit_op(m))
-		jit_op_call(m);
-	if (m->j->by_mnemonic)
-		m->uncounted++;
+	emit_op(m);
 }
 
 /* If the interpreter executes an instruction that leads a group, it goes on to the group's last: no look-up was made. */
@@ -290,8 +342,8 @@ static bool read_page(struct engine_cpu *c, struct trace *t)
 static bool room(const struct jit *j)
 {
 	return j->used + BLOCK_ROOM < JIT_CODE_SIZE && j->nblocks + 1 < JIT_BLOCKS &&
-	       j->nsites + JIT_BLOCK_MAX * JIT_INSN_SITES + 1 < JIT_SITES &&
-	       j->nexits + JIT_BLOCK_MAX + 1 < JIT_EXITS && j->nsteps + JIT_BLOCK_MAX + 1 < JIT_STEPS &&
+	       j->nsites + 2 * JIT_BLOCK_MAX * JIT_INSN_SITES + 1 < JIT_SITES &&
+	       j->nexits + 2 * JIT_BLOCK_MAX + 1 < JIT_EXITS && j->nsteps + JIT_BLOCK_MAX + 1 < JIT_STEPS &&
 	       j->bytes_used + JIT_BLOCK_MAX * 15 < JIT_BYTES;
 }
 
@@ -339,7 +391,8 @@ struct jit_block *jit_translate(struct engine_cpu *c)
 	if (!read_page(c, m.t))
 		return NULL;
 	m.t->alone = *jit_alone(j, rip);
-	trace_make(c, m.t, *jit_plain(j, rip));
+	m.grouping = *jit_grouping(j, rip);
+	trace_make(c, m.t, m.grouping == NO_GROUPS);
 	if (!m.t->n)
 		return NULL;
 	sites = j->nsites;

@@ -133,6 +133,8 @@ struct jit_stub {
 	bool computes; /* the linear address, for jit_slow */
 	bool looks;    /* in the table: jit_access_far, which goes on at `back` */
 	bool astray;   /* jit_astray: the rest of instruction `index`, with the state that was then */
+	bool apart;    /* the part that counts on the site's look-up, if there is room; else as others */
+	uint8_t until; /* astray: jit_site.apart */
 	uint8_t index;
 	bool vector;
 	int uncounted;
@@ -158,8 +160,11 @@ struct making {
 	struct jit_site *led;	  /* the look-up for a group that it made */
 	struct jit_site *outside; /* where an access that its segment does not allow goes */
 	int uncounted;		  /* instructions that c->retired has not heard of yet (statistics) */
-	struct jit_stub stub[JIT_BLOCK_MAX * JIT_INSN_SITES + 1];
+	struct jit_stub stub[2 * JIT_BLOCK_MAX * JIT_INSN_SITES + 1];
 	unsigned nstubs;
+	enum jit_grouping grouping;
+	unsigned apart;	     /* the last instruction of the part that is emitted now; 0: the block itself */
+	unsigned nparted;    /* instructions in such parts */
 	uint32_t first_exit; /* their stubs follow */
 	bool ends;	     /* the instruction ended the block */
 	unsigned aligned;    /* the access faults unless its address is a multiple of this */
@@ -250,6 +255,8 @@ void jit_jump_slow(struct making *m, const struct jit_site *s, const struct addr
 /* The same for a stub that looks the page up in the table, and goes on at `back`. */
 void jit_jump_far(struct making *m, const struct jit_site *s, uint32_t patch, const struct address *a,
 		  int64_t delta, uint32_t back);
+/* As jit_jump_slow, of a group's look-up: to the same instructions, each with its own, if the block has them. */
+void jit_jump_apart(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta);
 /* On if rcx is 0, else to the site's slow stub. */
 void jit_need_zero(struct making *m, const struct jit_site *s);
 /* On if rcx is 0, else to a stub with jit_astray. */

@@ -250,12 +250,12 @@ static bool step_over(struct engine_cpu *c, const struct jit_block *b, unsigned 
 	       jit_base(c) == b->base && jit_may(c) && dropped == j->dropped && stamped(c, b);
 }
 
-/* No look-up for a group: if that is the rule here, the block is made again without. */
+/* No look-up for a group: if that happens again and again, the block is made otherwise. */
 static bool look_in_vain(struct jit *j, struct jit_block *b)
 {
 	if (++b->in_vain < JIT_IN_VAIN)
 		return false;
-	*jit_plain(j, b->rip) = true;
+	*jit_grouping(j, b->rip) = *jit_grouping(j, b->rip) == GROUPS ? GROUPS_APART : NO_GROUPS;
 	jit_forget(j, b);
 	return true;
 }
@@ -280,8 +280,8 @@ static bool fill_after(struct engine_cpu *c, const struct jit_site *s)
 /* Executes the site's instruction by its handler, and those behind it that count on its look-up; where to go on. */
 static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, struct jit_block *b)
 {
-	unsigned k = s->index, until = step_of(c->jit, b, k)->until;
-	bool looks = s->kind != SITE_CALL && !s->member, on;
+	unsigned k = s->index, until = s->apart ? s->apart : step_of(c->jit, b, k)->until;
+	bool looks = s->kind != SITE_CALL && !s->member && !s->apart, on;
 	struct jit *j = c->jit;
 
 	if (unlikely(j->by_mnemonic))
@@ -293,7 +293,7 @@ static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, str
 			until = k;
 	} while (on && k++ < until);
 	/* A path that was left on its way says nothing of a branch's own look-up. */
-	if ((on || looks) && until > s->index && look_in_vain(j, b))
+	if ((on || looks) && until > s->index && !s->apart && look_in_vain(j, b))
 		on = false;
 	if (!on)
 		return go_on_at(c);
@@ -369,9 +369,9 @@ uint8_t *jit_heat(struct jit *j, uint64_t rip)
 	return &j->heat[heat_index(rip)];
 }
 
-bool *jit_plain(struct jit *j, uint64_t rip)
+uint8_t *jit_grouping(struct jit *j, uint64_t rip)
 {
-	return &j->plain[heat_index(rip)];
+	return &j->grouping[heat_index(rip)];
 }
 
 bool *jit_by_table(struct jit *j, uint64_t rip)

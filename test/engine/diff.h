@@ -181,11 +181,12 @@ struct tinsn {
 struct test {
 	int mode; /* enum mode */
 	bool sequence;
-	bool step;     /* the trap flag's handler counts and goes back */
-	bool disturb;  /* of the engine under test */
-	bool against;  /* the interpreter, not the host */
-	bool third;    /* the host, and the interpreter too */
-	unsigned cold; /* times that a translator first sees where a branch leads */
+	bool step;	  /* the trap flag's handler counts and goes back */
+	bool disturb;	  /* of the engine under test */
+	bool against;	  /* the interpreter, not the host */
+	bool third;	  /* the host, and the interpreter too */
+	unsigned cold;	  /* times that a translator first sees where a branch leads */
+	uint8_t grouping; /* its enum jit_grouping */
 	struct tinsn insn[MAX_SEQ];
 	unsigned n;
 	struct tinsn drawn; /* the first one, before its operands were steered */

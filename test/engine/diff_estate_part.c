@@ -247,14 +247,17 @@ static bool late(const struct side *s)
 	return watchdog_ticks - s->started_tick > 4;
 }
 
-/* The translator has not come here yet, and waits as long as the test says. */
+/* The translator has not come here yet, or not often; it waits as long as the test says, and makes groups as it says. */
 static void make_cold(struct side *side, const struct test *t)
 {
-	uint64_t at = side->real ? REAL_CODE : CODE;
+	uint64_t at = (side->real ? REAL_CODE : CODE) + t->code_at;
 
 	jit_threshold = t->cold;
-	for (uint64_t k = 0; side->cpu->jit && t->cold && k < t->code_len; k++)
-		*jit_heat(side->cpu->jit, at + t->code_at + k) = 0;
+	for (uint64_t k = 0; side->cpu->jit && t->sequence && k < t->code_len; k++) {
+		*jit_grouping(side->cpu->jit, at + k) = t->grouping;
+		if (t->cold)
+			*jit_heat(side->cpu->jit, at + k) = 0;
+	}
 }
 
 uint64_t engine_insns;

@@ -6,6 +6,7 @@
  * branch into the middle of what it made) is seen here and nowhere else.
  */
 #include "diff.h"
+#include "engine/jit.h"
 
 enum role { FREE, BASE, INDEX, COUNTER, STACK };
 
@@ -687,6 +688,7 @@ void seq_make(struct test *t, int mode, bool against)
 	t->step = against && chance(10);
 	t->disturb = false;
 	t->cold = chance(40) ? 1 + (unsigned)below(3) : 0;
+	t->grouping = (uint8_t)(chance(40) ? GROUPS : chance(80) ? GROUPS_APART : NO_GROUPS);
 	test_clear_code(t);
 	t->alone = false;
 	t->code_at = (uint32_t)(where < 55   ? below(0xc00)
