@@ -94,8 +94,8 @@ _Static_assert(SLOW_REASONS == BIT(JIT_EPOCH_SHIFT) - 1, "what the epoch leaves"
 #define JIT_KEY_STACK32 0x200	 /* SS.B */
 #define JIT_KEYS	0x400
 
-/* Per privilege class: linear page -> host, for reads and for writes. `neg` is minus the page number, so that a
- * sum of 0 is a hit (the look-up may not touch flags); JIT_NO_PAGE never sums to 0. */
+/* Per privilege class: linear page -> host, for reads and for writes. `neg` is minus the page's address, so that a sum below
+ * 4,096 is a hit (the look-up may not touch flags); JIT_NO_PAGE belongs to an address that is not canonical. */
 struct jit_tlb {
 	uint64_t rneg[JIT_TLB], radd[JIT_TLB];
 	uint64_t wneg[JIT_TLB], wadd[JIT_TLB];

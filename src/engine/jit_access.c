@@ -91,6 +91,11 @@ static int direct_base(const struct address *a)
 		   : -1;
 }
 
+static bool fits(int64_t v)
+{
+	return v == (int32_t)v;
+}
+
 /* -- The look-up -- */
 
 struct look jit_columns(const struct making *m, bool write)
@@ -124,7 +129,7 @@ static uint64_t constant(const struct address *a, int64_t delta)
 /* A place that is known: its page and index are constants. */
 static void look_absolute(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
 {
-	uint64_t first = constant(a, delta), last = first + s->size - 1;
+	uint64_t first = constant(a, delta), last = first + s->size - 1, page = first & ~PAGE_OFFSET_MASK;
 	struct look t = jit_columns(m, s->kind == SITE_WRITE);
 	uint32_t at = 8 * (uint32_t)(first >> PAGE_SHIFT & (JIT_TLB - 1));
 	struct emit *e = &m->e;
@@ -134,8 +139,12 @@ static void look_absolute(struct making *m, const struct jit_site *s, const stru
 		return;
 	}
 	e_gs(e, OP_MOV_LOAD, true, H_RCX, t.neg + at);
-	e_mov_imm(e, H_R14, first >> PAGE_SHIFT);
-	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
+	if (fits((int64_t)page)) {
+		e_lea(e, H_RCX, H_RCX, (int32_t)page);
+	} else {
+		e_mov_imm(e, H_R14, page);
+		e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
+	}
 	emit_judge(m, s, a, delta);
 	e_gs(e, OP_MOV_LOAD, true, H_R15, t.add + at);
 	e_mov_imm(e, H_R14, constant(a, 0));
@@ -195,23 +204,12 @@ static void look_table(struct making *m, const struct jit_site *s, const struct 
 		emit_linear(m, a, delta);
 	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
 	e_gs_index(e, H_RCX, H_R15, t.neg);
-	if (base >= 0) {
-		/* The address is not needed any more. */
-		if (s->size > 1)
-			e_lea(e, H_R14, H_R14, s->size - 1);
-		e_pext(e, H_R14, H_R14, JIT_OFF(mask_page));
-		e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
-		emit_judge(m, s, a, delta);
-		m->at = (struct place_of){base, H_R15, (int32_t)a->disp};
-	} else {
-		if (s->size > 1)
-			e_lea(e, H_R15, H_R14, s->size - 1);
-		e_pext(e, H_R15, s->size > 1 ? H_R15 : H_R14, JIT_OFF(mask_page));
-		e_lea_full(e, true, false, H_RCX, H_RCX, H_R15, 0, 0);
-		emit_judge(m, s, a, delta);
-		e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
-		m->at = (struct place_of){H_R14, H_R15, (int32_t)-delta};
-	}
+	/* The last byte's page, where the first one's is kept. */
+	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, s->size - 1);
+	e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_page));
+	emit_judge(m, s, a, delta);
+	m->at = base >= 0 ? (struct place_of){base, H_R15, (int32_t)a->disp}
+			  : (struct place_of){H_R14, H_R15, (int32_t)-delta};
 	e_gs_index(e, H_R15, H_R15, t.add);
 }
 
@@ -270,17 +268,14 @@ void jit_access_far(struct making *m, struct jit_site *s, const struct jit_stub 
 	if (base >= 0)
 		e_lea(e, H_R14, (unsigned)base, (int32_t)(a->disp + stub->delta));
 	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
-	if (s->size > 1)
-		e_lea(e, H_RCX, H_R14, s->size - 1);
-	e_pext(e, H_RCX, s->size > 1 ? H_RCX : H_R14, JIT_OFF(mask_page));
 	e_gs_index(e, H_R15, H_R15, t.neg);
-	e_lea_full(e, true, false, H_RCX, H_RCX, H_R15, 0, 0);
+	e_lea_full(e, true, false, H_RCX, H_R14, H_R15, 0, s->size - 1);
+	e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_page));
 	emit_judge(m, s, a, stub->delta);
-	e_pdep(e, H_RCX, H_R15, JIT_OFF(mask_page));
 	/* RSP is not 0. A kick in between begins the look-up again. */
 	e_gs(e, OP_MOV_STORE, true, H_RSP,
 	     near_table(m, s) + (uint32_t)offsetof(struct jit_near, used) + 8U * (s->near / JIT_NEAR_PART));
-	e_gs(e, OP_MOV_STORE, true, H_RCX, near.neg);
+	e_gs(e, OP_MOV_STORE, true, H_R15, near.neg);
 	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
 	e_gs_index(e, H_R15, H_R15, t.add);
 	e_gs(e, OP_MOV_STORE, true, H_R15, near.add);
@@ -309,11 +304,6 @@ static const struct trace_access *next_access(struct making *m, const struct add
 	if (!x || x->group == NO_GROUP || x->size != size || (write && !x->write) || !same_address(&x->a, a))
 		return NULL;
 	return x;
-}
-
-static bool fits(int64_t v)
-{
-	return v == (int32_t)v;
 }
 
 static bool by_table(const struct making *m)

@@ -37,7 +37,7 @@ static void protect(struct engine_cpu *c, unsigned bit)
 		struct jit_tlb *t = &c->jit->tlb[k];
 
 		for (unsigned i = 0; i < JIT_TLB; i++)
-			if (jit_page_bit((uint8_t *)((-t->wneg[i] << PAGE_SHIFT) + t->wadd[i])) == bit)
+			if (jit_page_bit((uint8_t *)(-t->wneg[i] + t->wadd[i])) == bit)
 				t->wneg[i] = JIT_NO_PAGE;
 	}
 }

@@ -165,7 +165,7 @@ static bool copy_entry(struct engine_cpu *c, uint64_t lin, unsigned size, bool w
 	(write ? t->wglobal : t->rglobal)[i] = jit_is_global(c, lin);
 	if (!jit_is_global(c, lin))
 		note_local(c->jit, jit_class(c), i, write);
-	(write ? t->wneg : t->rneg)[i] = -(lin >> PAGE_SHIFT);
+	(write ? t->wneg : t->rneg)[i] = -(lin & ~PAGE_OFFSET_MASK);
 	atomic_signal_fence(memory_order_seq_cst);
 	if (atomic_load_explicit(&c->revoke_seq, memory_order_relaxed) == seq)
 		return true;
