@@ -48,8 +48,7 @@ static void emit_checked(struct making *m, const struct address *a, const struct
 	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, s->size - 1);
 	e_not(e, H_RCX);
 	e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_sign));
-	e_jrcxz(e, 5);
-	jit_jump_slow(m, m->outside, NULL, 0);
+	jit_need_zero(m, m->outside);
 	add_base(m, a);
 }
 

@@ -199,7 +199,7 @@ static bool leads_to(struct engine_cpu *c, uint64_t lin, const uint8_t *host)
 
 /*
  * The head of a block that was compared in these contents, but under another word: another address space had its turn.
- * As jit_slow's enter_block where nothing has changed; 0: it must look.
+ * As jit_head's enter_block where nothing has changed; 0: it must look.
  */
 uint64_t jit_again(struct engine_cpu *c, uint32_t block)
 {
