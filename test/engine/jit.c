@@ -4,10 +4,8 @@
  * Instructions in bulk are test/engine/diff's (USERKVM_ENGINE=jit:0).
  *	make check T=engine/jit
  */
-#include <pthread.h>
 #include <stdint.h>
 #include <ucontext.h>
-#include <unistd.h>
 
 #include "engine/fpu.h"
 #include "engine/jit.h"
@@ -291,34 +289,18 @@ static void kick_handler(int sig, siginfo_t *info, void *ucontext)
 	__asm__ volatile("pcmpeqb %%xmm1, %%xmm1\n\tpxor %%xmm2, %%xmm2" : : : "xmm1", "xmm2");
 }
 
-struct kicker {
-	pthread_t whom;
-	_Atomic bool stop;
-};
-
-static void *kick_all_the_time(void *arg)
-{
-	struct kicker *k = arg;
-
-	while (!atomic_load(&k->stop)) {
-		pthread_kill(k->whom, SIGUSR1);
-		usleep(20);
-	}
-	return NULL;
-}
-
 /* A kick forgets all mappings and begins an access again, wherever it comes. Seen to fail with find_window's
  * `again` at the window's end. */
 static void vectors_survive_kicks(void **state)
 {
 	struct sigaction sa = {.sa_sigaction = kick_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
-	struct kicker k = {.whom = pthread_self()};
+	struct rig_kicker k = {.whom = pthread_self()};
 	pthread_t thread;
 
 	sigaction(SIGFPE, &our_sigfpe, NULL);
 	sigaction(SIGSEGV, &our_sigsegv, NULL);
 	sigaction(SIGUSR1, &sa, NULL);
-	pthread_create(&thread, NULL, kick_all_the_time, &k);
+	pthread_create(&thread, NULL, rig_kick, &k);
 	for (unsigned n = 0; n < ARRAY_SIZE(programs) * 8; n++) {
 		unsigned p = n % ARRAY_SIZE(programs);
 
@@ -337,7 +319,7 @@ static void locked_on_two_pages_under_kicks(void **state)
 {
 	struct sigaction sa = {.sa_sigaction = kick_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
 	const uint64_t what = 0x123456789abcdef1;
-	struct kicker k = {.whom = pthread_self()};
+	struct rig_kicker k = {.whom = pthread_self()};
 	struct rig *r = long_rig(state);
 	uint64_t sum = 0, seen;
 	pthread_t thread;
@@ -347,7 +329,7 @@ static void locked_on_two_pages_under_kicks(void **state)
 	memcpy(r->ram + CODE_AT, locked, (size_t)(locked_end - locked));
 	sigaction(SIGUSR1, &sa, NULL);
 	kicked = r->c;
-	pthread_create(&thread, NULL, kick_all_the_time, &k);
+	pthread_create(&thread, NULL, rig_kick, &k);
 	for (unsigned n = 1; n <= 12; n++) {
 		r->c->gpr[RDI] = what;
 		r->c->rip = CODE_AT;

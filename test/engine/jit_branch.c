@@ -5,15 +5,11 @@
  *	make check T=engine/jit_branch
  */
 #include "engine/jit.h"
-#include "rig.h"
+#include "rig_code.h"
 
 #define CODE_AT 0x6000UL
 #define DATA_AT 0x40000UL
 #define NOWHERE 0x300000UL /* no page */
-
-#define CODE(name, text)                           \
-	extern const uint8_t name[], name##_end[]; \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
 
 /* rbx counts down; `turn` may put another target into r9, or break off. The functions 8 (r11) and 9 (r10) leave traces. */
 #define PROGRAM(turn)                                                                                  \
@@ -43,17 +39,11 @@ static const struct program {
     {"no stack", p_no_stack, p_no_stack_end},
 };
 
-/* Long mode, every vector of the IDT leading to a HLT at 0x8000 + vector, and a page that is absent. */
+/* Long mode with rig_gates, and a page that is absent. */
 static void prepare(struct rig *r, const struct program *p)
 {
 	rig_long(r, 0);
-	memset(r->ram + 0x8000, 0xf4, 256);
-	for (unsigned v = 0; v < 256; v++) {
-		uint64_t off = 0x8000 + v;
-
-		put(r, IDT + v * 16, (off & 0xffff) | (uint64_t)S_CODE64 << 16 | 0x8e00ULL << 32, 8);
-		put(r, IDT + v * 16 + 8, 0, 8);
-	}
+	rig_gates(r);
 	put(r, PD + (NOWHERE >> 21) * 8, 0, 8);
 	memcpy(r->ram + CODE_AT, p->code, (size_t)(p->end - p->code));
 	for (unsigned k = 0; k < 16; k++)
@@ -96,7 +86,7 @@ static bool agree(const struct program *p, unsigned threshold)
 	assert_int_equal(i->c->rflags, t->c->rflags);
 	assert_int_equal(i->c->cr2, t->c->cr2);
 	assert_int_equal(engine_retired(i->c), engine_retired(t->c));
-	assert_memory_equal(i->ram + 0x8000, t->ram + 0x8000, 0x2000);
+	assert_memory_equal(i->ram + RIG_HLT, t->ram + RIG_HLT, 0x2000);
 	assert_memory_equal(i->ram + DATA_AT, t->ram + DATA_AT, 4096);
 	followed = follows(t->c->jit, t->c->gpr[R11]);
 	rig_teardown(&state[0]);

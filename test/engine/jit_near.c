@@ -4,22 +4,12 @@
  * suits it, for good, and obeys what makes mappings forgotten in all of them. Each test has its own cpus.
  *	make check T=engine/jit_near
  */
-#include <pthread.h>
-#include <signal.h>
-#include <stdint.h>
-#include <unistd.h>
-
 #include "engine/jit.h"
-#include "rig.h"
+#include "rig_code.h"
 
 #define CODE_AT 0x6000UL
 #define DATA_AT 0x40000UL
-#define HLT_AT	0x8000UL /* + vector */
 #define SEEDS	24
-
-#define CODE(name, text)                           \
-	extern const uint8_t name[], name##_end[]; \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
 
 static void load(struct rig *r, const uint8_t *code, const uint8_t *end)
 {
@@ -31,20 +21,10 @@ static void load(struct rig *r, const uint8_t *code, const uint8_t *end)
 }
 #define LOAD(r, name) load(r, name, name##_end)
 
-/* A new cpu in long mode, every vector of the IDT leading to a HLT of its own. */
 static struct rig *fresh(void **state)
 {
-	struct rig *r;
+	struct rig *r = rig_fresh(state, 0, true);
 
-	rig_teardown(state);
-	rig_setup(state);
-	r = *state;
-	rig_long(r, 0);
-	memset(r->ram + HLT_AT, 0xf4, 256);
-	for (unsigned v = 0; v < 256; v++) {
-		put(r, IDT + v * 16, ((HLT_AT + v) & 0xffff) | (uint64_t)S_CODE64 << 16 | 0x8e00ULL << 32, 8);
-		put(r, IDT + v * 16 + 8, 0, 8);
-	}
 	put(r, PD + 5 * 8, 0x19000 | 7, 8); /* 0xa00000 and its table */
 	assert_non_null(r->c->jit);
 	return r;
@@ -254,7 +234,7 @@ static void write_protection_is_obeyed(void **state)
 		LOAD(r, protect);
 		r->c->gpr[R14] = ~0ULL;
 		run(r);
-		assert_int_equal(r->c->rip - 1 - HLT_AT, EXC_PF);
+		assert_int_equal(rig_vector(r), EXC_PF);
 		assert_int_equal(r->c->gpr[R13], 60);
 		assert_int_equal(r->c->gpr[R14] & 0x67, 0x67); /* accessed and dirty */
 		assert_int_equal(get(r, 0x100300, 4), 59);
@@ -309,7 +289,7 @@ CODE(smc,
      "3: movb $7, 1(%rdi)\n 1: mov $1, %dl\n add %dl, %al\n lea 1b(%rip), %rdi\n movb $1, 1(%rdi)\n"
      "dec %ecx\n jnz 2b\n hlt");
 
-/* Seen to fail without jit_is_code_page in tlb_insert. */
+/* Seen to fail without jit_is_code_page in fill_first. */
 static void stores_to_code_are_seen(void **state)
 {
 	for (unsigned k = 0; k < SEEDS; k++) {
@@ -356,22 +336,6 @@ static void kick_handler(int sig, siginfo_t *info, void *ucontext)
 	engine_kick(kicked, ucontext);
 }
 
-struct kicker {
-	pthread_t whom;
-	_Atomic bool stop;
-};
-
-static void *kick_all_the_time(void *arg)
-{
-	struct kicker *k = arg;
-
-	while (!atomic_load(&k->stop)) {
-		pthread_kill(k->whom, SIGUSR1);
-		usleep(20);
-	}
-	return NULL;
-}
-
 /* Groups, single accesses, some not aligned, with and without an index. */
 CODE(busy, "mov $600000, %ecx\n mov $0x1000, %edx\n 1: xor $0x1000, %rdi\n incq (%rdi)\n incw 9(%rdi)\n"
 	   "mov 0x303(%rdi), %rax\n add %rax, %r13\n mov $1, %eax\n lock xadd %rax, 0x500(%rdi,%rdx)\n add "
@@ -394,7 +358,7 @@ static uint64_t busy_sum(struct rig *r)
 static void kicks_are_survived(void **state)
 {
 	struct sigaction sa = {.sa_sigaction = kick_handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
-	struct kicker k = {.whom = pthread_self()};
+	struct rig_kicker k = {.whom = pthread_self()};
 	struct engine_port port = rig_port;
 	uint64_t sum = 0;
 	pthread_t thread;
@@ -414,7 +378,7 @@ static void kicks_are_survived(void **state)
 		put(r, DATA_AT + 0x1303, 5, 8);
 		LOAD(r, busy);
 		if (n == 1)
-			pthread_create(&thread, NULL, kick_all_the_time, &k);
+			pthread_create(&thread, NULL, rig_kick, &k);
 		kicked = n ? r->c : NULL;
 		run(r);
 		if (n)

@@ -3,8 +3,11 @@
 #ifndef TEST_ENGINE_RIG_CODE_H
 #define TEST_ENGINE_RIG_CODE_H
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "rig.h"
 
@@ -70,6 +73,23 @@ static inline uint64_t rig_sum(const uint8_t *p, size_t n)
 	for (size_t k = 0; k < n; k++)
 		h = (h ^ p[k]) * 1099511628211ULL;
 	return h;
+}
+
+/* A thread that sends another SIGUSR1 until it is told to stop. */
+struct rig_kicker {
+	pthread_t whom;
+	_Atomic bool stop;
+};
+
+static inline void *rig_kick(void *arg)
+{
+	struct rig_kicker *k = arg;
+
+	while (!atomic_load(&k->stop)) {
+		pthread_kill(k->whom, SIGUSR1);
+		usleep(20);
+	}
+	return NULL;
 }
 
 #endif
