@@ -14,20 +14,21 @@
 /* In front of every block: where it came from. */
 struct block {
 	void *raw;
-	size_t mapped; /* bytes mapped, 0 = from calloc */
+	size_t mapped; /* bytes mapped, 0 = from the heap */
 };
 
 #define BLOCK_ALIGN 16
 
 /*
  * From here on blocks are mapped: untouched pages then cost nothing. ASan's leak checker does not look into
- * foreign mappings, and ThreadSanitizer does not see them go and come back, so under both all is calloc's.
+ * foreign mappings, and ThreadSanitizer does not see them go and come back, so under both all is the heap's.
  */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define MAP_FROM SIZE_MAX
 #else
 #define MAP_FROM (64UL << 10)
 #endif
+#define HEAP_UNTOUCHED (1UL << 20) /* bytes from which on it takes a block's zeros from the kernel */
 
 static _Atomic long fail_at;
 static _Atomic long live;
@@ -51,6 +52,28 @@ static void *map_zeroed(size_t total)
 	return p < 0 && p > -4096 ? NULL : (void *)p;
 }
 
+/* `total` zeroed bytes from the heap, or NULL. Of a large block the kernel makes the zeros: ThreadSanitizer's calloc would
+ * write all of it, 20 MiB for each vCPU. */
+static void *heap_zeroed(size_t total)
+{
+	char *p, *pages;
+	size_t edge, inner;
+
+	if (total < HEAP_UNTOUCHED)
+		return calloc(1, total);
+	p = malloc(total);
+	if (!p)
+		return NULL;
+	pages = (char *)(((uintptr_t)p + PAGE_OFFSET_MASK) & ~PAGE_OFFSET_MASK);
+	edge = (size_t)(pages - p);
+	inner = (total - edge) & ~PAGE_OFFSET_MASK;
+	if (sys_call(SYS_madvise, pages, inner, MADV_DONTNEED))
+		memset(pages, 0, inner);
+	memset(p, 0, edge);
+	memset(pages + inner, 0, total - edge - inner);
+	return p;
+}
+
 void *base_zalloc_aligned(size_t align, size_t size)
 {
 	size_t total;
@@ -63,7 +86,7 @@ void *base_zalloc_aligned(size_t align, size_t size)
 		return NULL;
 	total = size + align + (align > BLOCK_ALIGN ? BLOCK_ALIGN : 0);
 	b.mapped = total >= MAP_FROM ? (total + PAGE_OFFSET_MASK) & ~PAGE_OFFSET_MASK : 0;
-	b.raw = b.mapped ? map_zeroed(b.mapped) : calloc(1, total);
+	b.raw = b.mapped ? map_zeroed(b.mapped) : heap_zeroed(total);
 	if (!b.raw)
 		return NULL;
 	p = (char *)(((uintptr_t)b.raw + sizeof(b) + align - 1) & ~(align - 1));
