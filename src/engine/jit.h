@@ -55,6 +55,7 @@
 #define JIT_PAGES	16384 /* buckets of blocks by page */
 #define JIT_THRESHOLD	16    /* branches to cold code before it is translated: USERKVM_ENGINE=jit:N */
 #define JIT_BLOCK_MAX	64    /* instructions */
+#define JIT_PARTED_MAX	256   /* instructions that stand in it once more, for want of a group */
 #define JIT_BLOCK_PAGES 4     /* pages that its code may lie on */
 #define JIT_RANGES	16    /* places in them */
 #define JIT_GROUPS	16
@@ -291,8 +292,9 @@ struct jit {
 	struct jit_step *step;
 	struct insn *insn;
 	uint32_t ninsns;
-	struct trace *trace; /* the one that is being made */
-	uint8_t *bytes;	     /* JIT_CODE_SIZE / 4 */
+	struct trace *trace;   /* the one that is being made */
+	struct jit_stub *stub; /* and what will stand behind its block */
+	uint8_t *bytes;	       /* JIT_CODE_SIZE / 4 */
 	uint8_t heat[JIT_HEAT];
 	struct jit_led {
 		uint64_t from, to;

@@ -172,7 +172,7 @@ static bool may_part(const struct making *m, const struct jit_stub *stub)
 {
 	unsigned from = m->j->site[stub->site].index, until = m->j->step[m->b->step + from].until;
 
-	return stub->apart && m->nparted + until - from < JIT_BLOCK_MAX;
+	return stub->apart && m->nparted + until - from < JIT_PARTED_MAX;
 }
 
 static void emit_stubs(struct making *m)
@@ -342,9 +342,9 @@ static bool read_page(struct engine_cpu *c, struct trace *t)
 static bool room(const struct jit *j)
 {
 	return j->used + BLOCK_ROOM < JIT_CODE_SIZE && j->nblocks + 1 < JIT_BLOCKS &&
-	       j->nsites + 2 * JIT_BLOCK_MAX * JIT_INSN_SITES + 1 < JIT_SITES &&
-	       j->nexits + 2 * JIT_BLOCK_MAX + 1 < JIT_EXITS && j->nsteps + JIT_BLOCK_MAX + 1 < JIT_STEPS &&
-	       j->bytes_used + JIT_BLOCK_MAX * 15 < JIT_BYTES;
+	       j->nsites + JIT_STUBS < JIT_SITES &&
+	       j->nexits + JIT_BLOCK_MAX + JIT_PARTED_MAX + 1 < JIT_EXITS &&
+	       j->nsteps + JIT_BLOCK_MAX + 1 < JIT_STEPS && j->bytes_used + JIT_BLOCK_MAX * 15 < JIT_BYTES;
 }
 
 /* Keeps where its pages are. */
@@ -381,7 +381,7 @@ static void count_translation(struct jit *j, unsigned key)
 struct jit_block *jit_translate(struct engine_cpu *c)
 {
 	struct jit *j = c->jit;
-	struct making m = {.c = c, .j = j, .t = j->trace};
+	struct making m = {.c = c, .j = j, .t = j->trace, .stub = j->stub};
 	unsigned key = jit_key(c);
 	uint64_t rip = jit_lin(c);
 	uint32_t sites, steps;

@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "engine/jit_trace.h"
+#include "engine/jit_emit.h"
 
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x10U
@@ -58,6 +58,7 @@ static void unmap_all(struct jit *j)
 	unmap(j->exit, JIT_EXITS * sizeof(*j->exit));
 	unmap(j->step, JIT_STEPS * sizeof(*j->step));
 	unmap(j->trace, sizeof(*j->trace));
+	unmap(j->stub, JIT_STUBS * sizeof(*j->stub));
 	unmap(j->bytes, JIT_BYTES);
 	unmap(j->insn, JIT_INSNS * sizeof(*j->insn));
 	j->rw = NULL;
@@ -107,10 +108,11 @@ bool jit_start(struct engine_cpu *c)
 	j->exit = map_zero(JIT_EXITS * sizeof(*j->exit));
 	j->step = map_zero(JIT_STEPS * sizeof(*j->step));
 	j->trace = map_zero(sizeof(*j->trace));
+	j->stub = map_zero(JIT_STUBS * sizeof(*j->stub));
 	j->bytes = map_zero(JIT_BYTES);
 	j->insn = map_zero(JIT_INSNS * sizeof(*j->insn));
 	if (!map_code(j) || !j->bucket || !j->block || !j->site || !j->exit || !j->step || !j->trace ||
-	    !j->bytes || !j->insn) {
+	    !j->stub || !j->bytes || !j->insn) {
 		unmap_all(j);
 		return false;
 	}

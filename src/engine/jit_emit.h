@@ -126,6 +126,7 @@ void e_store(struct emit *e, unsigned reg, const struct place_of *at);
 /* Sites, and stubs, that one instruction may need: three accesses of which each is checked, a branch, and what a branch to
  * an unexpected place needs once more. */
 #define JIT_INSN_SITES 11
+#define JIT_STUBS      ((JIT_BLOCK_MAX + JIT_PARTED_MAX) * JIT_INSN_SITES + 1)
 
 /* What is to be placed behind the block: a site's slow side, its look-up in the table, a branch's unexpected side. */
 struct jit_stub {
@@ -160,7 +161,7 @@ struct making {
 	struct jit_site *led;	  /* the look-up for a group that it made */
 	struct jit_site *outside; /* where an access that its segment does not allow goes */
 	int uncounted;		  /* instructions that c->retired has not heard of yet (statistics) */
-	struct jit_stub stub[2 * JIT_BLOCK_MAX * JIT_INSN_SITES + 1];
+	struct jit_stub *stub;	  /* JIT_STUBS */
 	unsigned nstubs;
 	enum jit_grouping grouping;
 	unsigned apart;	     /* the last instruction of the part that is emitted now; 0: the block itself */
