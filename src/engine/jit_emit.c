@@ -199,7 +199,15 @@ uint32_t e_jcc(struct emit *e, unsigned cc, uint32_t to)
 
 void e_operand(struct emit *e, unsigned reg, const struct place_of *at, bool disp8)
 {
-	unsigned mod = !at->disp && (at->base & 7) != 5 ? 0 : disp8 && at->disp == (int8_t)at->disp ? 1 : 2;
+	unsigned mod;
+
+	if (at->base < 0) {
+		e8(e, (reg & 7) << 3 | 4);
+		e8(e, 0x25);
+		e32(e, (uint32_t)at->disp);
+		return;
+	}
+	mod = !at->disp && (at->base & 7) != 5 ? 0 : disp8 && at->disp == (int8_t)at->disp ? 1 : 2;
 
 	e8(e, mod << 6 | (reg & 7) << 3 | 4);
 	e8(e, (unsigned)(at->index & 7) << 3 | (unsigned)(at->base & 7));

@@ -99,9 +99,9 @@ static inline void e_jrcxz(struct emit *e, unsigned n)
 	e8(e, 0xe3);
 	e8(e, n);
 }
-/* ModRM, SIB and displacement of [base + index + disp]. */
+/* ModRM, SIB and displacement of [base + index + disp], or of gs:[disp]. */
 struct place_of {
-	int base, index; /* host registers */
+	int base, index; /* host registers; base -1: none, gs:[disp] */
 	int32_t disp;
 };
 void e_operand(struct emit *e, unsigned reg, const struct place_of *at, bool disp8);

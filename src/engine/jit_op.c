@@ -130,6 +130,22 @@ static unsigned rename_in(struct making *m, const ZydisDecodedOperand *o, unsign
 	return jit_reg_in(m, decode_gpr_number(o->reg.value), temp);
 }
 
+/* The same of a destination: what it held before does not matter to a move that fills it. */
+static unsigned rename_out_of(struct making *m, const ZydisDecodedOperand *o, unsigned temp)
+{
+	switch (m->d.in.mnemonic) {
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVZX:
+	case ZYDIS_MNEMONIC_MOVSX:
+	case ZYDIS_MNEMONIC_MOVSXD:
+		if (jit_writes(o) && o->size >= 32 && jit_in_memory(decode_gpr_number(o->reg.value)))
+			return temp;
+		break;
+	default: break;
+	}
+	return rename_in(m, o, temp);
+}
+
 /* Stores back what a temp held. */
 static void rename_out(struct making *m, const ZydisDecodedOperand *o, unsigned temp)
 {
@@ -202,6 +218,8 @@ void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvv
 	if (opc >= 0) {
 		op = (op & ~7u) | (unsigned)(opc & 7);
 		f.b = (unsigned)opc >> 3;
+	} else if (rm < 0 && in->attributes & ZYDIS_ATTRIB_HAS_MODRM && m->at.base < 0) {
+		e8(e, 0x65);
 	} else if (in->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
 		f.x = (unsigned)(rm < 0 ? m->at.index >> 3 : rm >> 4);
 		f.b = (unsigned)(rm < 0 ? m->at.base : rm) >> 3;
@@ -224,22 +242,105 @@ void jit_emit_copy(struct making *m, unsigned reg, int rm, int opc, unsigned vvv
 
 /* -- Copies -- */
 
-/* A copied instruction without a memory operand. */
-static bool copy_registers(struct making *m, const struct operands *ops)
+/* The number of a register that lives in memory as a whole; -1: another. */
+static int slot_of(const ZydisDecodedOperand *o)
 {
-	unsigned reg = m->d.in.raw.modrm.reg, rm = 0;
-	int opc = -1;
+	int n = o ? decode_gpr_number(o->reg.value) : -1;
 
+	return n >= 0 && n < 16 && host_of[n] < 0 ? n : -1;
+}
+
+/* Instructions that mean the same with a memory operand, and cost no more. */
+static bool may_name_memory(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_OR:
+	case ZYDIS_MNEMONIC_ADC:
+	case ZYDIS_MNEMONIC_SBB:
+	case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_SUB:
+	case ZYDIS_MNEMONIC_XOR:
+	case ZYDIS_MNEMONIC_CMP:
+	case ZYDIS_MNEMONIC_TEST:
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVZX:
+	case ZYDIS_MNEMONIC_MOVSX:
+	case ZYDIS_MNEMONIC_MOVSXD:
+	case ZYDIS_MNEMONIC_IMUL:
+	case ZYDIS_MNEMONIC_INC:
+	case ZYDIS_MNEMONIC_DEC:
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR: return true;
+	default: return m >= ZYDIS_MNEMONIC_CMOVB && m <= ZYDIS_MNEMONIC_CMOVZ;
+	}
+}
+
+/* ModRM.reg and ModRM.rm change their places: the opcode has a form for either direction, or either order is the same. */
+static bool may_turn(const ZydisDecodedInstruction *in)
+{
+	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		return false;
+	return (in->opcode < 0x40 && (in->opcode & 7) < 4) || (in->opcode >= 0x84 && in->opcode <= 0x85) ||
+	       (in->opcode >= 0x88 && in->opcode <= 0x8b);
+}
+
+static void turn(struct making *m, struct operands *ops)
+{
+	const ZydisDecodedOperand *o = ops->reg;
+
+	ops->reg = ops->rm;
+	ops->rm = o;
+	if (m->d.in.mnemonic != ZYDIS_MNEMONIC_TEST)
+		m->d.in.opcode ^= 2;
+}
+
+/* A register of the guest that lives in memory, as the copy's memory operand. */
+static bool copy_slot(struct making *m, struct operands *ops)
+{
+	unsigned reg = m->d.in.raw.modrm.reg;
+
+	if (!ops->rm || ops->opc || !may_name_memory(m->d.in.mnemonic) ||
+	    slot_of(ops->reg) == slot_of(ops->rm))
+		return false;
+	if (slot_of(ops->rm) < 0 || (jit_writes(ops->rm) && slot_of(ops->reg) >= 0)) {
+		if (!may_turn(&m->d.in))
+			return false;
+		turn(m, ops);
+	}
+	/* Of 32 bits it would have to clear the others; what is narrower is read as a whole soon, and waited for. */
+	if (jit_writes(ops->rm) && ops->rm->size != 64)
+		return false;
 	if (ops->cl)
 		e_rr(&m->e, OP_MOV_STORE, true, H_GUEST_RCX, H_RCX);
 	if (ops->reg)
-		reg = rename_in(m, ops->reg, H_R15);
-	if (ops->rm)
-		rm = rename_in(m, ops->rm, H_R14);
-	if (ops->opc)
-		opc = (int)rename_in(m, ops->opc, H_R14);
-	jit_emit_copy(m, reg, (int)rm, opc, 0);
+		reg = rename_out_of(m, ops->reg, H_R15);
+	m->at = (struct place_of){-1, -1, (int32_t)GPR_OFF(slot_of(ops->rm))};
+	jit_emit_copy(m, reg, -1, -1, 0);
 	rename_out(m, ops->reg, H_R15);
+	return true;
+}
+
+/* A copied instruction without a memory operand. */
+static bool copy_registers(struct making *m, struct operands *ops)
+{
+	unsigned reg = m->d.in.raw.modrm.reg, rm = 0;
+	bool same = slot_of(ops->reg) >= 0 && slot_of(ops->reg) == slot_of(ops->rm);
+	int opc = -1;
+
+	if (copy_slot(m, ops))
+		return true;
+	if (ops->cl)
+		e_rr(&m->e, OP_MOV_STORE, true, H_GUEST_RCX, H_RCX);
+	if (ops->rm)
+		rm = same ? rename_in(m, ops->rm, H_R14) : rename_out_of(m, ops->rm, H_R14);
+	if (ops->reg)
+		reg = same ? rm : rename_out_of(m, ops->reg, H_R15);
+	if (ops->opc)
+		opc = (int)rename_out_of(m, ops->opc, H_R14);
+	jit_emit_copy(m, reg, (int)rm, opc, 0);
+	rename_out(m, ops->reg, same ? H_R14 : H_R15);
 	rename_out(m, ops->rm, H_R14);
 	rename_out(m, ops->opc, H_R14);
 	return true;
@@ -260,7 +361,7 @@ static bool copy_memory(struct making *m, const struct operands *ops)
 	if (ops->cl)
 		e_rr(&m->e, OP_MOV_STORE, true, H_GUEST_RCX, H_RCX);
 	if (ops->reg)
-		reg = rename_in(m, ops->reg, H_RCX);
+		reg = rename_out_of(m, ops->reg, H_RCX);
 	jit_emit_copy(m, reg, -1, -1, 0);
 	s->end = e_here(&m->e);
 	rename_out(m, ops->reg, H_RCX);
@@ -273,7 +374,7 @@ static bool divides(const struct making *m)
 }
 
 /* A division by a register: a window, for it may end in SIGFPE, and then the interpreter raises #DE. */
-static bool copy_division(struct making *m, const struct operands *ops)
+static bool copy_division(struct making *m, struct operands *ops)
 {
 	struct jit_site *s = jit_site_new(m, SITE_CALL, 0);
 
