@@ -381,6 +381,18 @@ static inline bool jit_may(const struct engine_cpu *c)
 	return likely(c->code64) || (c->seg[CS].limit >= last && c->rip <= last);
 }
 
+/* EFLAGS, with the arithmetic flags that generated code left behind; and what it will find. */
+static inline uint64_t jit_flags(const struct engine_cpu *c)
+{
+	uint64_t f = c->jit->flags;
+
+	return (c->rflags & ~FLAGS_ARITH) | (f >> 8 & (FLAGS_ARITH & 0xff)) | (f & 1) << 11;
+}
+static inline void jit_flags_out(struct engine_cpu *c)
+{
+	c->jit->flags = (c->rflags & 0xff) << 8 | (c->rflags >> 11 & 1);
+}
+
 /* Privilege class of explicit accesses now. */
 static inline unsigned jit_class(const struct engine_cpu *c)
 {

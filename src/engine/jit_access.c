@@ -108,6 +108,17 @@ struct look jit_columns(const struct making *m, bool write)
 			     table + (uint32_t)offsetof(struct jit_tlb, radd)};
 }
 
+void jit_probe(struct making *m, unsigned first, uint32_t neg, int32_t more)
+{
+	struct emit *e = &m->e;
+
+	e_pext(e, H_R15, first, JIT_OFF(mask_index));
+	e_gs_index(e, H_RCX, H_R15, neg);
+	/* The last byte's page, where the first one's is kept. */
+	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, more);
+	e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_page));
+}
+
 /* rcx 0: on; else to the site's slow side. */
 static void emit_judge(struct making *m, const struct jit_site *s, const struct address *a, int64_t delta)
 {
@@ -201,11 +212,7 @@ static void look_table(struct making *m, const struct jit_site *s, const struct 
 		emit_checked(m, a, s);
 	else
 		emit_linear(m, a, delta);
-	e_pext(e, H_R15, H_R14, JIT_OFF(mask_index));
-	e_gs_index(e, H_RCX, H_R15, t.neg);
-	/* The last byte's page, where the first one's is kept. */
-	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, s->size - 1);
-	e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_page));
+	jit_probe(m, H_R14, t.neg, s->size - 1);
 	emit_judge(m, s, a, delta);
 	m->at = base >= 0 ? (struct place_of){base, H_R15, (int32_t)a->disp}
 			  : (struct place_of){H_R14, H_R15, (int32_t)-delta};
@@ -312,9 +319,9 @@ static bool by_table(const struct making *m)
 	return *jit_by_table(m->j, m->i->rip);
 }
 
-/* Its look-up: for the access alone, or for a group, whose size may be the access's nevertheless. */
+/* Its look-up: for the access alone, or for a group, whose size may be the access's nevertheless. `exact`: emit_inside. */
 static struct jit_site *emit_look(struct making *m, const struct address *a, enum jit_site_kind kind,
-				  unsigned size, int64_t delta, bool alone, int group)
+				  unsigned size, int64_t delta, bool exact, int group)
 {
 	struct jit_site *s = jit_site_new(m, kind, size);
 
@@ -325,7 +332,7 @@ static struct jit_site *emit_look(struct making *m, const struct address *a, enu
 	else if (by_table(m))
 		look_table(m, s, a, delta);
 	else
-		look_near(m, s, a, delta, !alone);
+		look_near(m, s, a, delta, exact);
 	return s;
 }
 
@@ -363,9 +370,9 @@ struct jit_site *jit_access(struct making *m, const struct address *a, enum jit_
 		return s;
 	}
 	if (!g)
-		return emit_look(m, a, kind, size, 0, true, NO_GROUP);
+		return emit_look(m, a, kind, size, 0, false, NO_GROUP);
 	s = emit_look(m, a, g->write ? SITE_WRITE : kind, (unsigned)(g->hi - g->lo), delta,
-		      (unsigned)(g->hi - g->lo) == size, x->group);
+		      (unsigned)(g->hi - g->lo) != size, x->group);
 	s->own = (uint8_t)-delta;
 	s->own_size = (uint8_t)size;
 	s->own_write = kind == SITE_WRITE;

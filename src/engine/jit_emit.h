@@ -242,6 +242,8 @@ struct look {
 	uint32_t neg, add;
 };
 struct look jit_columns(const struct making *m, bool write);
+/* rcx = 0 if the table, whose `neg` column it is, has the page of register `first`, and r14 + more lies in it; r15 = its index. */
+void jit_probe(struct making *m, unsigned first, uint32_t neg, int32_t more);
 /* The look-up of a page that was not near. */
 void jit_access_far(struct making *m, struct jit_site *s, const struct jit_stub *stub);
 /* The linear address plus delta in r14, for a slow stub. */

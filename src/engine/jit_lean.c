@@ -8,17 +8,10 @@
 #include "engine/jit.h"
 #include "engine/system.h"
 
-static uint64_t flags_now(const struct engine_cpu *c)
-{
-	uint64_t f = c->jit->flags;
-
-	return (c->rflags & ~FLAGS_ARITH) | (f >> 8 & (FLAGS_ARITH & 0xff)) | (f & 1) << 11;
-}
-
 static void set_flags(struct engine_cpu *c, uint64_t flags)
 {
 	c->rflags = flags | BIT(1);
-	c->jit->flags = (flags & 0xff) << 8 | (flags >> 11 & 1);
+	jit_flags_out(c);
 }
 
 /* The block at rip, of the table that generated code looks up; 0: there is none. Its head does the rest. */
@@ -54,7 +47,7 @@ static void set_level(struct engine_cpu *c, unsigned cpl, unsigned class)
 /* jit->lin: the RIP behind it. */
 static uint64_t lean_syscall(struct engine_cpu *c, unsigned key)
 {
-	uint64_t flags = flags_now(c), now = flags & ~(c->sfmask | FLAG_RF), entry;
+	uint64_t flags = jit_flags(c), now = flags & ~(c->sfmask | FLAG_RF), entry;
 	bool smap = (c->cr4 & CR4_SMAP) && !(now & FLAG_AC);
 	unsigned class = smap ? JIT_CLASS_SMAP : JIT_CLASS_SUPER;
 	uint16_t sel = (c->star >> 32) & 0xfffc;

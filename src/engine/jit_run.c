@@ -13,14 +13,7 @@
 
 static void flags_in(struct engine_cpu *c)
 {
-	uint64_t f = c->jit->flags;
-
-	c->rflags = (c->rflags & ~FLAGS_ARITH) | (f >> 8 & (FLAGS_ARITH & 0xff)) | (f & 1) << 11;
-}
-
-static void flags_out(struct engine_cpu *c)
-{
-	c->jit->flags = (c->rflags & 0xff) << 8 | (c->rflags >> 11 & 1);
+	c->rflags = jit_flags(c);
 }
 
 /* Statistics: instructions before a site that c->retired has not heard of; minus those once it has been there. */
@@ -163,7 +156,7 @@ static uint64_t go_on_at(struct engine_cpu *c)
 	if (!b)
 		return 0;
 	link_to(c, b, JIT_NO_EXIT);
-	flags_out(c);
+	jit_flags_out(c);
 	c->jit->vector_want = 0;
 	return (uint64_t)c->jit->rx + b->entry;
 }
@@ -298,7 +291,7 @@ static uint64_t call_handler(struct engine_cpu *c, const struct jit_site *s, str
 	if (!on)
 		return go_on_at(c);
 	count_owed(c, -step_of(j, b, k)->uncounted);
-	flags_out(c);
+	jit_flags_out(c);
 	j->vector_want = step_of(j, b, k)->vector;
 	return (uint64_t)j->rx + step_of(j, b, k)->code;
 }
@@ -460,7 +453,7 @@ static void run_block(struct engine_cpu *c, struct jit_block *b)
 	struct jit *j = c->jit;
 	uint32_t id;
 
-	flags_out(c);
+	jit_flags_out(c);
 	j->exit_id = JIT_NO_EXIT;
 	j->stats.exits++;
 	j->enter(c, (uint64_t)j->rx + b->entry);

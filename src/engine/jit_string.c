@@ -49,10 +49,7 @@ static struct jit_site *emit_page(struct making *m, const struct string *t, int 
 
 	s->again = start;
 	e_lea_full(e, true, false, H_R14, host, H_GUEST_RCX, t->log, -1);
-	e_pext(e, H_R15, (unsigned)host, JIT_OFF(mask_index));
-	e_gs_index(e, H_RCX, H_R15, l.neg);
-	e_lea_full(e, true, false, H_RCX, H_RCX, H_R14, 0, 0);
-	e_pext(e, H_RCX, H_RCX, JIT_OFF(mask_page));
+	jit_probe(m, (unsigned)host, l.neg, 0);
 	e_jrcxz(e, 5);
 	jit_jump_slow(m, s, &a, 0);
 	e_gs_index(e, H_R15, H_R15, l.add);
