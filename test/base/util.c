@@ -69,7 +69,8 @@ static void big_blocks_are_lazy(void **state)
 
 		assert_non_null(p);
 		assert_int_equal(p[0] | p[PAGE_SIZE] | p[SIZE - 1], 0);
-		assert_return_code(mincore((void *)((uintptr_t)p & ~PAGE_OFFSET_MASK), SIZE, resident), errno);
+		assert_return_code(mincore((void *)((uintptr_t)p & ~PAGE_OFFSET_MASK), SIZE, resident),
+				   errno);
 		for (unsigned k = 0; k < PAGES; k++)
 			touched += resident[k] & 1;
 		assert_in_range(touched, 1, PAGES / 8); /* huge pages, where the host makes them */
