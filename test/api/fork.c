@@ -258,5 +258,10 @@ int main(void)
 					   cmocka_unit_test(by_clone), cmocka_unit_test(repeated),
 					   cmocka_unit_test(by_vfork)};
 
+#ifdef __SANITIZE_ADDRESS__
+	/* gcc 12's does not hold its allocator's locks across fork. A child would wait for the one that the loop's thread has
+	 * when it begins: caught once in 22 runs on a busy machine. */
+	KU_CHECK(loop_works());
+#endif
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
