@@ -130,8 +130,8 @@ static unsigned rename_in(struct making *m, const ZydisDecodedOperand *o, unsign
 	return jit_reg_in(m, decode_gpr_number(o->reg.value), temp);
 }
 
-/* The same of a destination: what it held before does not matter to a move that fills it. */
-static unsigned rename_out_of(struct making *m, const ZydisDecodedOperand *o, unsigned temp)
+/* The same, but for the destination of a move that fills it: what that held before does not matter. */
+static unsigned rename_operand(struct making *m, const ZydisDecodedOperand *o, unsigned temp)
 {
 	switch (m->d.in.mnemonic) {
 	case ZYDIS_MNEMONIC_MOV:
@@ -315,7 +315,7 @@ static bool copy_slot(struct making *m, struct operands *ops)
 	if (ops->cl)
 		e_rr(&m->e, OP_MOV_STORE, true, H_GUEST_RCX, H_RCX);
 	if (ops->reg)
-		reg = rename_out_of(m, ops->reg, H_R15);
+		reg = rename_operand(m, ops->reg, H_R15);
 	m->at = (struct place_of){-1, -1, (int32_t)GPR_OFF(slot_of(ops->rm))};
 	jit_emit_copy(m, reg, -1, -1, 0);
 	rename_out(m, ops->reg, H_R15);
@@ -334,11 +334,11 @@ static bool copy_registers(struct making *m, struct operands *ops)
 	if (ops->cl)
 		e_rr(&m->e, OP_MOV_STORE, true, H_GUEST_RCX, H_RCX);
 	if (ops->rm)
-		rm = same ? rename_in(m, ops->rm, H_R14) : rename_out_of(m, ops->rm, H_R14);
+		rm = same ? rename_in(m, ops->rm, H_R14) : rename_operand(m, ops->rm, H_R14);
 	if (ops->reg)
-		reg = same ? rm : rename_out_of(m, ops->reg, H_R15);
+		reg = same ? rm : rename_operand(m, ops->reg, H_R15);
 	if (ops->opc)
-		opc = (int)rename_out_of(m, ops->opc, H_R14);
+		opc = (int)rename_operand(m, ops->opc, H_R14);
 	jit_emit_copy(m, reg, (int)rm, opc, 0);
 	rename_out(m, ops->reg, same ? H_R14 : H_R15);
 	rename_out(m, ops->rm, H_R14);
@@ -361,7 +361,7 @@ static bool copy_memory(struct making *m, const struct operands *ops)
 	if (ops->cl)
 		e_rr(&m->e, OP_MOV_STORE, true, H_GUEST_RCX, H_RCX);
 	if (ops->reg)
-		reg = rename_out_of(m, ops->reg, H_RCX);
+		reg = rename_operand(m, ops->reg, H_RCX);
 	jit_emit_copy(m, reg, -1, -1, 0);
 	s->end = e_here(&m->e);
 	rename_out(m, ops->reg, H_RCX);

@@ -46,16 +46,19 @@ static const struct form forms[] = {
 };
 static const uint8_t regs[] = {RAX, RSI, 11, 12, 13, 15};
 
-/* One instruction; prefix 0x66, 0x48 (REX.W), or 0. */
+#define LONG 0x4866 /* two idle prefixes 66 and REX.W: the copy, with a displacement, may have 15 bytes */
+
+/* One instruction; prefix 0x66, 0x48 (REX.W), LONG, or 0. */
 static uint8_t *emit(uint8_t *p, const struct form *f, unsigned prefix, unsigned reg, unsigned rm, bool byte)
 {
 	unsigned imm = f->imm == 4 && prefix == 0x66 ? 2 : f->imm;
 
-	if (prefix == 0x66)
+	for (unsigned k = 0; k < (prefix == LONG ? 2 : prefix == 0x66); k++)
 		*p++ = 0x66;
 	if (f->op == 0xb8)
 		*p++ = 0xf3;
-	*p++ = (uint8_t)(0x40 | (prefix == 0x48 ? 8 : 0) | (f->ext < 0 ? reg >> 3 << 2 : 0) | rm >> 3);
+	*p++ = (uint8_t)(0x40 | (prefix == 0x48 || prefix == LONG ? 8 : 0) |
+			 (f->ext < 0 ? reg >> 3 << 2 : 0) | rm >> 3);
 	if (f->map)
 		*p++ = f->map;
 	*p++ = (uint8_t)(f->op - byte);
@@ -76,7 +79,7 @@ static uint8_t *emit_all(uint8_t *p, const struct form *f)
 				      0x49, 0xff, 0xc7,		  /* inc r15 */
 				      0x49, 0x01, 0xdc,		  /* add r12, rbx */
 				      0x4d, 0x8d, 0x6c, 0x1d, 5}; /* lea r13, [r13 + rbx + 5] */
-	static const uint8_t prefixes[] = {0, 0x66, 0x48};
+	static const uint16_t prefixes[] = {0, 0x66, 0x48, LONG};
 
 	for (unsigned a = 0; a < ARRAY_SIZE(regs); a++)
 		for (unsigned b = 0; b < (f->ext < 0 ? ARRAY_SIZE(regs) : 1); b++)
@@ -107,7 +110,7 @@ static void run(void **state, const struct form *f, bool translate, uint64_t *gp
 }
 
 /* Seen to fail with the same temp for a register that is moved onto itself and not loaded (`mov r12d, r12d`), without turn's
- * other opcode, with 32-bit results left in memory as they are, and with rename_out_of for CMOV. */
+ * other opcode, with 32-bit results left in memory as they are, and with rename_operand for CMOV. */
 static void every_operand(void **state)
 {
 	for (unsigned k = 0; k < ARRAY_SIZE(forms); k++) {
