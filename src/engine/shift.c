@@ -19,42 +19,46 @@
 			flags_put(fl, ax, MASK);                              \
 		return a;                                                     \
 	}
-#define SHIFT_FORMS(NAME, TEXT, PRE, SZ, SFX, MASK, FORM, COUNT)                         \
-	static void op_##NAME##SZ##_r##FORM(struct engine_cpu *c, const struct insn *i)  \
-	{                                                                                \
-		uint64_t b = (COUNT) & (SZ == 64 ? 63 : 31);                             \
-		reg_set(c, i->dst, NAME##SZ(REG##SZ(c, i->dst), b, &c->rflags), SZ / 8); \
-	}                                                                                \
-	static void op_##NAME##SZ##_m##FORM(struct engine_cpu *c, const struct insn *i)  \
-	{                                                                                \
-		uint64_t b = (COUNT) & (SZ == 64 ? 63 : 31);                             \
-		RMW_BODY(SZ / 8, PRE TEXT SFX " %%cl, (%%rax)", 0, NAME##SZ, "c")        \
-		if (b)                                                                   \
-			flags_put(&c->rflags, ax, MASK);                                 \
+/* KEEPS: what SDM leaves undefined for counts above 1 and Intel's CPUs leave alone, given a register and a constant. */
+#define SHIFT_FORMS(NAME, TEXT, PRE, SZ, SFX, MASK, KEEPS, FORM, COUNT)                    \
+	static void op_##NAME##SZ##_r##FORM(struct engine_cpu *c, const struct insn *i)    \
+	{                                                                                  \
+		uint64_t b = (COUNT) & (SZ == 64 ? 63 : 31), before = c->rflags & (KEEPS); \
+                                                                                           \
+		reg_set(c, i->dst, NAME##SZ(REG##SZ(c, i->dst), b, &c->rflags), SZ / 8);   \
+		if (b > 1)                                                                 \
+			c->rflags = (c->rflags & ~(uint64_t)(KEEPS)) | before;             \
+	}                                                                                  \
+	static void op_##NAME##SZ##_m##FORM(struct engine_cpu *c, const struct insn *i)    \
+	{                                                                                  \
+		uint64_t b = (COUNT) & (SZ == 64 ? 63 : 31);                               \
+		RMW_BODY(SZ / 8, PRE TEXT SFX " %%cl, (%%rax)", 0, NAME##SZ, "c")          \
+		if (b)                                                                     \
+			flags_put(&c->rflags, ax, MASK);                                   \
 	}
-#define SHIFT(NAME, TEXT, PRE, SZ, SFX, MOD, MASK)             \
-	SHIFT_FN(NAME, TEXT, PRE, SZ, SFX, MOD, MASK)          \
-	SHIFT_FORMS(NAME, TEXT, PRE, SZ, SFX, MASK, i, i->imm) \
-	SHIFT_FORMS(NAME, TEXT, PRE, SZ, SFX, MASK, c, c->gpr[RCX])
+#define SHIFT(NAME, TEXT, PRE, SZ, SFX, MOD, MASK, KEEPS)             \
+	SHIFT_FN(NAME, TEXT, PRE, SZ, SFX, MOD, MASK)                 \
+	SHIFT_FORMS(NAME, TEXT, PRE, SZ, SFX, MASK, KEEPS, i, i->imm) \
+	SHIFT_FORMS(NAME, TEXT, PRE, SZ, SFX, MASK, 0, c, c->gpr[RCX])
 #define SHIFT_ROW(NAME, SZ)                                                                    \
 	{                                                                                      \
 		op_##NAME##SZ##_ri, op_##NAME##SZ##_rc, op_##NAME##SZ##_mi, op_##NAME##SZ##_mc \
 	}
-#define SHIFT_SIZES(NAME, TEXT, PRE, MASK)                                                  \
-	SHIFT(NAME, TEXT, PRE, 8, "b", "b", MASK)                                           \
-	SHIFT(NAME, TEXT, PRE, 16, "w", "w", MASK)                                          \
-	SHIFT(NAME, TEXT, PRE, 32, "l", "k", MASK)                                          \
-	SHIFT(NAME, TEXT, PRE, 64, "q", "q", MASK)                                          \
+#define SHIFT_SIZES(NAME, TEXT, PRE, MASK, KEEPS)                                           \
+	SHIFT(NAME, TEXT, PRE, 8, "b", "b", MASK, KEEPS)                                    \
+	SHIFT(NAME, TEXT, PRE, 16, "w", "w", MASK, KEEPS)                                   \
+	SHIFT(NAME, TEXT, PRE, 32, "l", "k", MASK, KEEPS)                                   \
+	SHIFT(NAME, TEXT, PRE, 64, "q", "q", MASK, KEEPS)                                   \
 	static const insn_fn table_##NAME[4][4] = {SHIFT_ROW(NAME, 8), SHIFT_ROW(NAME, 16), \
 						   SHIFT_ROW(NAME, 32), SHIFT_ROW(NAME, 64)};
 
-SHIFT_SIZES(shl, "shl", "", SHIFT_FLAGS)
-SHIFT_SIZES(shr, "shr", "", SHIFT_FLAGS)
-SHIFT_SIZES(sar, "sar", "", SHIFT_FLAGS)
-SHIFT_SIZES(rol, "rol", "", ROTATE_FLAGS)
-SHIFT_SIZES(ror, "ror", "", ROTATE_FLAGS)
-SHIFT_SIZES(rcl, "rcl", CARRY_IN, ROTATE_FLAGS)
-SHIFT_SIZES(rcr, "rcr", CARRY_IN, ROTATE_FLAGS)
+SHIFT_SIZES(shl, "shl", "", SHIFT_FLAGS, 0)
+SHIFT_SIZES(shr, "shr", "", SHIFT_FLAGS, 0)
+SHIFT_SIZES(sar, "sar", "", SHIFT_FLAGS, 0)
+SHIFT_SIZES(rol, "rol", "", ROTATE_FLAGS, FLAG_OF)
+SHIFT_SIZES(ror, "ror", "", ROTATE_FLAGS, FLAG_OF)
+SHIFT_SIZES(rcl, "rcl", CARRY_IN, ROTATE_FLAGS, 0)
+SHIFT_SIZES(rcr, "rcr", CARRY_IN, ROTATE_FLAGS, 0)
 
 /* -- Double shifts -- */
 
