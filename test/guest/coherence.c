@@ -7,10 +7,15 @@
  */
 #include <pthread.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/syscall.h>
 
 #include "guest_util.h"
 
@@ -159,6 +164,96 @@ static int setup(void **state)
 	return 0;
 }
 
+/* -- The same while a userfaultfd protects guest memory from writing again and again -- */
+
+static struct {
+	int fd;
+	uint64_t ram, size;
+	_Atomic unsigned faults;
+	pthread_t thread;
+	_Atomic bool stop;
+} uffd = {.fd = -1};
+
+static void protect(uint64_t start, uint64_t len, bool on)
+{
+	struct uffdio_writeprotect wp = {.range = {start, len}, .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0};
+
+	KU_CHECK(!ioctl(uffd.fd, UFFDIO_WRITEPROTECT, &wp));
+}
+
+static void *serve(void *arg)
+{
+	struct pollfd p = {.fd = uffd.fd, .events = POLLIN};
+	struct uffd_msg msg;
+
+	(void)arg;
+	/* Not sooner: whoever was let through has to come to his store. */
+	while (!atomic_load(&uffd.stop)) {
+		if (poll(&p, 1, 1) && read(uffd.fd, &msg, sizeof(msg)) == sizeof(msg)) {
+			protect(msg.arg.pagefault.address & ~4095ULL, 4096, false);
+			uffd.faults++;
+		} else {
+			protect(uffd.ram, uffd.size, true);
+		}
+	}
+	protect(uffd.ram, uffd.size, false);
+	return NULL;
+}
+
+/* The kernel's own faults too, for pread: an ordinary user may not have those. */
+static int setup_uffd(void **state)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP};
+	struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_WP};
+	struct gu *g;
+
+	setup(state);
+	g = *state;
+	uffd.ram = (uint64_t)g->vm.ram;
+	uffd.size = g->vm.ram_size;
+	reg.range = (struct uffdio_range){uffd.ram, uffd.size};
+	memset(g->vm.ram + 0x10000, 0, 0x10000); /* what is not there cannot be protected */
+	uffd.fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (uffd.fd < 0 || ioctl(uffd.fd, UFFDIO_API, &api) || ioctl(uffd.fd, UFFDIO_REGISTER, &reg)) {
+		print_message("no userfaultfd for kernel faults\n");
+		close(uffd.fd);
+		uffd.fd = -1;
+		return 0;
+	}
+	KU_CHECK(!pthread_create(&uffd.thread, NULL, serve, NULL));
+	return 0;
+}
+
+static int teardown_uffd(void **state)
+{
+	if (uffd.fd >= 0) {
+		atomic_store(&uffd.stop, true);
+		pthread_join(uffd.thread, NULL);
+		close(uffd.fd);
+	}
+	gu_end(*state);
+	return 0;
+}
+
+/* Whoever writes next meets a protected page. */
+static int protect_all(void **state)
+{
+	(void)state;
+	if (uffd.fd >= 0)
+		protect(uffd.ram, uffd.size, true);
+	return 0;
+}
+
+/* Seen to fail without protect_all and the thread's protect. */
+static void faults_came(void **state)
+{
+	(void)state;
+	if (uffd.fd < 0)
+		skip(); /* an ordinary user's userfaultfd */
+	print_message("%u faults\n", uffd.faults);
+	assert_true(uffd.faults);
+}
+
 static int teardown(void **state)
 {
 	gu_end(*state);
@@ -173,5 +268,15 @@ int main(void)
 	    cmocka_unit_test(by_the_protocol),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	const struct CMUnitTest again[] = {
+	    cmocka_unit_test_setup(by_vmm_store, protect_all),
+	    cmocka_unit_test_setup(by_vmm_pread, protect_all),
+	    cmocka_unit_test_setup(by_the_guest, protect_all),
+	    cmocka_unit_test_setup(by_another_vcpu, protect_all),
+	    cmocka_unit_test_setup(by_the_protocol, protect_all),
+	    cmocka_unit_test(faults_came),
+	};
+	int failed = cmocka_run_group_tests(tests, setup, teardown);
+
+	return failed | cmocka_run_group_tests_name("userfaultfd", again, setup_uffd, teardown_uffd);
 }
